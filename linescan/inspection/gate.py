@@ -1,0 +1,124 @@
+"""Which raw lines can be inspected at all: decided line by line, so that the camera's frames do not matter."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from linescan.config import ImageBand
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """Consecutive raw lines with one verdict: `lines` is C×N×W where they are to be inspected, None for a gap."""
+
+    first_line: int
+    count: int
+    lines: Tensor | None
+
+
+class LineGate:
+    """Turns a stream of raw lines into stretches that are inspected and stretches that are gaps.
+
+    The verdict changes only after `band.lines` lines in a row speak against it; until then those lines are held.
+    """
+
+    def __init__(self, band: ImageBand, bit_depth: int, columns: slice, line: int = 0, valid: bool = True) -> None:
+        self.valid = valid
+        self.line = line  # the next line that comes
+        self._band = band
+        self._full_scale = float(2**bit_depth - 1)
+        self._columns = columns
+        self._held: list[Tensor] = []
+        self._held_count = 0
+        self._gap_count = 0  # lines of the running gap not told yet
+
+    def push(self, raw: Tensor) -> list[Stretch]:
+        """Judges C×N×W raw integer lines; returns what is decided by now, in order."""
+        stretches: list[Stretch] = []
+        for first, end, good in _runs(self._judge(raw)):
+            self._take(raw[:, first:end], good, stretches)
+        return stretches
+
+    def flush(self) -> list[Stretch]:
+        """Decides the lines that are held, too few to change the verdict: the stream ends or jumps here."""
+        stretches: list[Stretch] = []
+        self._release(stretches)
+        self._tell_gap(stretches, everything=True)
+        return stretches
+
+    def skip_to(self, line: int, valid: bool = True) -> None:
+        """Goes on at `line`, after a gap that came from outside."""
+        self.line, self.valid = line, valid
+
+    def _judge(self, raw: Tensor) -> list[bool]:
+        # integer sums are exact, so a line's verdict cannot depend on how many lines are summed at once
+        pixels = raw[..., self._columns].permute(1, 0, 2).flatten(1).to(torch.int64)
+        count = pixels.shape[1]
+        mean = pixels.sum(1).to(torch.float64) / count
+        variance = (pixels * pixels).sum(1).to(torch.float64) / count - mean * mean
+        mean, contrast = mean / self._full_scale, variance.clamp_min(0).sqrt() / self._full_scale
+        band = self._band
+        good = (mean >= band.mean_low) & (mean <= band.mean_high) & (contrast >= band.contrast_low)
+        flags: list[bool] = good.tolist()
+        return flags
+
+    def _take(self, lines: Tensor, good: bool, stretches: list[Stretch]) -> None:
+        count = lines.shape[1]
+        if good != self.valid:
+            self._hold(lines)
+            self.line += count
+            if self._held_count >= self._band.lines:
+                self._turn(stretches)
+            return
+        self._release(stretches)
+        if self.valid:
+            stretches.append(Stretch(self.line, count, lines))
+        else:
+            self._gap_count += count
+        self.line += count
+        self._tell_gap(stretches)
+
+    def _hold(self, lines: Tensor) -> None:
+        self._held.append(lines.clone())  # the caller may use its buffer again
+        self._held_count += lines.shape[1]
+
+    def _turn(self, stretches: list[Stretch]) -> None:
+        """The lines that are held overturn the verdict, from the first of them on."""
+        if not self.valid:
+            self._tell_gap(stretches, everything=True)
+        self.valid = not self.valid
+        self._release(stretches)
+
+    def _release(self, stretches: list[Stretch]) -> None:
+        """What is held gets the present verdict."""
+        if not self._held_count:
+            return
+        if self.valid:
+            first = self.line - self._held_count
+            stretches.append(Stretch(first, self._held_count, torch.cat(self._held, 1)))
+        else:
+            self._gap_count += self._held_count
+        self._held, self._held_count = [], 0
+        self._tell_gap(stretches)
+
+    def _tell_gap(self, stretches: list[Stretch], everything: bool = False) -> None:
+        """A running gap is told in pieces of `band.lines`, however the camera's frames fall."""
+        piece = self._band.lines
+        while self._gap_count >= piece or (everything and self._gap_count):
+            count = min(piece, self._gap_count)
+            stretches.append(Stretch(self.line - self._held_count - self._gap_count, count, None))
+            self._gap_count -= count
+
+
+def _runs(flags: list[bool]) -> list[tuple[int, int, bool]]:
+    """(first, end, flag) of equal flags in a row."""
+    runs: list[tuple[int, int, bool]] = []
+    first = 0
+    for i in range(1, len(flags) + 1):
+        if i == len(flags) or flags[i] != flags[first]:
+            runs.append((first, i, flags[first]))
+            first = i
+    return runs

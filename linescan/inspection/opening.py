@@ -1,0 +1,43 @@
+"""Morphological opening with the circular element of diameter 4 (§4.2 of the paper)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+REACH = 3  # lines above and below that an opened line depends on
+# The disc 0110/1111/1111/0110 is two rectangles (height, width); OpenCV's MORPH_ELLIPSE of size 4 is lopsided.
+_RECTANGLES = ((2, 4), (4, 2))
+
+
+def opening(maps: Tensor) -> Tensor:
+    """Opens ...×H×W binary (bool) or grey maps along with REACH rows and columns on each side: ...×(H−6)×(W−6).
+
+    What lies outside the web is the caller's to fill: True (or +∞), so that a defect cut by the web's edge stays.
+    """
+    lowest, highest = _pair(maps)
+    wide, tall = (_slide(_slide(maps, h, -2, lowest), w, -1, lowest) for h, w in _RECTANGLES)
+    # the erosion by the disc at its 4×4 origin: the 2×4 rectangle sits one line down, the 4×2 one column right
+    height, width = maps.shape[-2] - 3, maps.shape[-1] - 3
+    eroded = lowest(wide[..., 1 : 1 + height, :width], tall[..., :height, 1 : 1 + width])
+    wide, tall = (_slide(_slide(eroded, h, -2, highest), w, -1, highest) for h, w in _RECTANGLES)
+    height, width = eroded.shape[-2] - 3, eroded.shape[-1] - 3
+    return highest(wide[..., 1 : 1 + height, :width], tall[..., :height, 1 : 1 + width])
+
+
+def _pair(maps: Tensor) -> tuple[Callable[..., Tensor], Callable[..., Tensor]]:
+    if maps.dtype == torch.bool:
+        return torch.logical_and, torch.logical_or
+    return torch.minimum, torch.maximum
+
+
+def _slide(maps: Tensor, size: int, dim: int, combine: Callable[..., Tensor]) -> Tensor:
+    """`combine` over `size` (2 or 4) neighbours along `dim`."""
+    step = 1
+    while step < size:
+        length = maps.shape[dim] - step
+        maps = combine(maps.narrow(dim, 0, length), maps.narrow(dim, step, length))
+        step *= 2
+    return maps

@@ -1,0 +1,83 @@
+"""The grid of overlapping patches and the mean of their reconstructions, anchored to the segment's first line."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from linescan.config import Blend
+
+
+def anchors(length: int, patch_size: int, stride: int) -> list[int]:
+    """First pixels of the patches along an axis: 0, s, 2s, … and the last one clamped to length − P."""
+    last = max(length - patch_size, 0)
+    regular = list(range(0, last + 1, stride))
+    return regular if regular[-1] == last else [*regular, last]
+
+
+def reflected(first: int, end: int, length: int) -> list[int]:
+    """Indices first…end−1 reflected, as often as needed, into 0…length−1 without repeating the border."""
+    if length == 1:
+        return [0] * (end - first)
+    period = 2 * (length - 1)
+    folded = (i % period for i in range(first, end))
+    return [i if i < length else period - i for i in folded]
+
+
+def take(maps: Tensor, dim: int, indices: list[int]) -> Tensor:
+    """The chosen rows or columns; a plain view where they are consecutive."""
+    first, count = indices[0], len(indices)
+    if indices[-1] - first == count - 1 and indices == list(range(first, first + count)):
+        return maps.narrow(dim, first, count)
+    return maps.index_select(dim, torch.tensor(indices, device=maps.device))
+
+
+@lru_cache(maxsize=16)
+def blend_weights(blend: Blend, patch_size: int) -> Tensor:
+    """Weight of each pixel of a patch, P×P: 1, or higher in the middle than at the border."""
+    if blend == "mean":
+        return torch.ones(patch_size, patch_size)
+    window = torch.hann_window(patch_size + 2, periodic=False, dtype=torch.float64)[1:-1]
+    return (torch.outer(window, window) + 0.001).to(torch.float32)
+
+
+class PatchRow:
+    """The patches of one line anchor: cut out of the web, and added back where they came from.
+
+    Args:
+        columns: W, the width of the web in scaled pixels; under P, the patches are filled by reflection.
+    """
+
+    def __init__(self, columns: int, patch_size: int, stride: int, blend: Blend, device: torch.device) -> None:
+        self.patch_size = patch_size
+        self.columns = columns
+        self.width = max(columns, patch_size)
+        self._fill = reflected(0, self.width, columns)
+        self._stride = stride
+        self.anchors = anchors(self.width, patch_size, stride)
+        self._weights = blend_weights(blend, patch_size).to(device)
+        self._weighted = blend != "mean"
+        self.weight_sum = torch.zeros(patch_size, self.width, device=device)
+        for column in self.anchors:
+            self.weight_sum[:, column : column + patch_size] += self._weights
+
+    def __len__(self) -> int:
+        return len(self.anchors)
+
+    def cut(self, rows: Tensor) -> Tensor:
+        """C×P×W rows as N×C×P×P patches."""
+        p = self.patch_size
+        rows = take(rows, -1, self._fill)
+        regular = rows.unfold(2, p, self._stride).permute(2, 0, 1, 3)
+        if regular.shape[0] == len(self.anchors):
+            return regular
+        return torch.cat([regular, rows[None, :, :, self.width - p :]])
+
+    def add(self, reconstructions: Tensor, total: Tensor) -> None:
+        """Adds N×C×P×P reconstructions into C×P×width `total`, in column order (float addition has an order)."""
+        if self._weighted:
+            reconstructions = reconstructions * self._weights
+        for column, patch in zip(self.anchors, reconstructions, strict=True):
+            total[:, :, column : column + self.patch_size] += patch

@@ -1,0 +1,276 @@
+"""One segment: scaled lines in, bands of final score and opened mask out.
+
+Every stage keeps the rows that the next one still needs and no more, so memory depends on the width alone:
+
+    web ──patches──▶ reconstruction ──K×K──▶ residual ──σ──▶ smoothed ──calibration──▶ score ──opening──▶ mask
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from linescan.config import InspectionSettings
+from linescan.errors import InspectionError
+from linescan.inspection import opening
+from linescan.inspection.calibration import ColumnCalibration
+from linescan.inspection.patches import PatchRow, reflected, take
+from linescan.inspection.residual import residual, residual_reach, smoothing_reach
+from linescan.inspection.selvage import web_mask
+from linescan.inspection.ssim import gaussian_weights, smooth
+
+Reconstruct = Callable[[Tensor], Tensor]
+
+# Beyond this a reconstruction of a [0, 1] web is a fault of the model, and its square may leave float32.
+ABSURD = 1e4
+PATCHES_AT_ONCE = 1024  # grid rows are gathered up to this many patches before the model is called
+
+
+@dataclass(frozen=True)
+class Band:
+    """Final rows of a segment: C×rows×W web and reconstruction, rows×W score and masks, from scaled row `row` on.
+
+    `opened` is what exceeds the threshold after opening; `inspected` is False beyond the selvage; `faulty` marks rows
+    that the model could not judge.
+    """
+
+    row: int
+    web: Tensor
+    reconstruction: Tensor
+    score: Tensor
+    opened: Tensor
+    inspected: Tensor
+    faulty: Tensor
+
+
+class Rows:
+    """Consecutive rows of maps, numbered in the segment; old ones are dropped from the front."""
+
+    def __init__(self, first: int) -> None:
+        self.first = first
+        self._chunks: list[Tensor] = []
+        self.end = first
+
+    def append(self, rows: Tensor) -> None:
+        if rows.shape[-2]:
+            self._chunks.append(rows)
+            self.end += rows.shape[-2]
+
+    def all(self) -> Tensor:
+        if len(self._chunks) > 1:
+            self._chunks = [torch.cat(self._chunks, -2)]
+        return self._chunks[0]
+
+    def get(self, first: int, end: int) -> Tensor:
+        """Rows first…end−1, reflected at row 0 and, for a finished segment, at its last row."""
+        indices = reflected(first, end, self.end) if first < 0 or end > self.end else range(first, end)
+        return take(self.all(), -2, [i - self.first for i in indices])
+
+    def drop_before(self, row: int) -> None:
+        if row > self.first and self._chunks:
+            row = min(row, self.end)
+            # a copy, since a view would keep the whole past in memory
+            self._chunks = [self.all()[..., row - self.first :, :].clone()]
+            self.first = row
+
+
+class Segment:
+    """Inspects a stretch of lines without a gap.
+
+    Args:
+        settings: what decides the result.
+        columns: W, scaled columns that are inspected.
+        reconstruct: N×C×P×P float32 patches in [0, 1] → their reconstructions; each patch for itself.
+        resume_row: rows before it were final in an earlier run; `first_row_needed` says from where to feed again.
+    """
+
+    def __init__(
+        self,
+        settings: InspectionSettings,
+        columns: int,
+        reconstruct: Reconstruct,
+        device: torch.device,
+        calibration: ColumnCalibration | None = None,
+        resume_row: int = 0,
+    ) -> None:
+        self._settings = settings
+        self._reconstruct = reconstruct
+        self._calibration = calibration
+        self._reach = residual_reach(settings)
+        self._smoothing = smoothing_reach(settings.smoothing_sigma)
+        self._halo = self._reach + self._smoothing + opening.REACH
+        self._grid = PatchRow(columns, settings.patch_size, settings.stride, settings.blend, device)
+        self._columns = columns
+        self._device = device
+
+        first = first_row_needed(settings, resume_row)
+        self._grid_row = first // settings.stride
+        self._done = resume_row  # rows before it were handed out
+        self._scored = max(0, resume_row - opening.REACH)
+        self._residual_done = max(0, self._scored - self._smoothing)
+        self._final = 0 if first == 0 else self._residual_done - self._reach  # reconstruction rows before it are final
+        self._web = Rows(first)
+        self._total = Rows(first)  # weighted sums of reconstructions, C×rows×width
+        self._weight = Rows(first)
+        self._residual = Rows(self._residual_done)
+        self._score = Rows(self._scored)
+        self._faults: list[tuple[int, int]] = []
+
+    @property
+    def done(self) -> int:
+        """First scaled row that is not final yet."""
+        return self._done
+
+    def push(self, rows: Tensor) -> list[Band]:
+        """Takes C×n×W scaled rows; returns one band for each row of the patch grid that they complete."""
+        self._web.append(rows)
+        p, s = self._settings.patch_size, self._settings.stride
+        bands: list[Band] = []
+        per_call = max(1, PATCHES_AT_ONCE // len(self._grid))
+        while self._grid_row * s + p <= self._web.end:
+            complete = (self._web.end - p) // s - self._grid_row + 1
+            for line in self._add_grid_rows([(self._grid_row + i) * s for i in range(min(per_call, complete))]):
+                self._grid_row += 1
+                # a later clamped anchor of the segment's end can cover no row before this one
+                self._final = max(self._final, line)
+                bands += self._advance(ended=False)
+        self._trim()
+        return bands
+
+    def finish(self) -> list[Band]:
+        """The segment has ended: its last rows become final with the clamped anchor and reflected borders."""
+        height = self._web.end
+        if height == self._web.first:
+            return []
+        p, s = self._settings.patch_size, self._settings.stride
+        last = max(height - p, 0)
+        if last % s or height < p:
+            list(self._add_grid_rows([last]))
+        self._final = height
+        return self._advance(ended=True)
+
+    def _add_grid_rows(self, lines: list[int]) -> list[int]:
+        """Reconstructs the patches of some line anchors in one go and adds them, anchor by anchor."""
+        p = self._settings.patch_size
+        web = [take(self._web.all(), -2, self._patch_rows(line)) for line in lines]
+        patches = torch.cat([self._grid.cut(rows) for rows in web])
+        reconstructions = self._reconstruct(patches)
+        if reconstructions.shape != patches.shape:
+            raise InspectionError(
+                f"the model returned {tuple(reconstructions.shape)} for patches of {tuple(patches.shape)}"
+            )
+        sound = (torch.isfinite(reconstructions) & (reconstructions.abs() <= ABSURD)).flatten(1).all(1)
+        if not bool(sound.all()):
+            # the web in place of the fault keeps it from spreading; its lines are a gap all the same
+            reconstructions = torch.where(sound[:, None, None, None], reconstructions, patches)
+        for i, line in enumerate(lines):
+            one = slice(i * len(self._grid), (i + 1) * len(self._grid))
+            if not bool(sound[one].all()):
+                self._faults.append((line - self._halo, line + p + self._halo))
+            self._add(reconstructions[one], line)
+        return lines
+
+    def _patch_rows(self, line: int) -> list[int]:
+        rows = reflected(line, line + self._settings.patch_size, max(self._web.end, 1))
+        return [row - self._web.first for row in rows]
+
+    def _add(self, reconstructions: Tensor, line: int) -> None:
+        p, c = self._settings.patch_size, self._settings.channels
+        missing = line + p - self._total.end
+        if missing > 0:
+            self._total.append(torch.zeros(c, missing, self._grid.width, device=self._device))
+            self._weight.append(torch.zeros(missing, self._grid.width, device=self._device))
+        place = slice(line - self._total.first, line - self._total.first + p)
+        self._grid.add(reconstructions, self._total.all()[:, place])
+        self._weight.all()[place] += self._grid.weight_sum
+
+    def _advance(self, ended: bool) -> list[Band]:
+        """Takes the rows whose reconstruction became final through the stages, and hands out what is final."""
+        height = self._web.end
+        residual_end = height if ended else self._final - self._reach
+        if residual_end > self._residual_done:
+            self._residual.append(self._residual_rows(self._residual_done, residual_end))
+            self._residual_done = residual_end
+        score_end = height if ended else self._residual_done - self._smoothing
+        if score_end > self._scored:
+            self._score.append(self._score_rows(self._scored, score_end))
+            self._scored = score_end
+        end = height if ended else self._scored - opening.REACH
+        if end <= self._done:
+            return []
+        band = self._band(self._done, end)
+        self._done = end
+        return [band]
+
+    def _residual_rows(self, first: int, end: int) -> Tensor:
+        reach = self._reach
+        sides = reflected(-reach, self._columns + reach, self._columns)
+        rows = first - reach, end + reach
+        web = take(self._web.get(*rows), -1, sides)
+        if rows[1] > self._final:  # beyond the segment's end: reflect the rows that are final
+            indices = reflected(rows[0], rows[1], self._final)
+            low = min(indices)
+            kept = self._mean(low, self._final)
+            mean = take(kept, -2, [i - low for i in indices])
+        else:
+            low = max(rows[0], 0)
+            mean = take(self._mean(low, rows[1]), -2, [abs(i) - low for i in range(*rows)])
+        return residual(web, take(mean, -1, sides), self._settings)
+
+    def _mean(self, first: int, end: int) -> Tensor:
+        """Mean reconstruction of rows first…end−1, C×rows×W."""
+        place = slice(first - self._total.first, end - self._total.first)
+        total, weight = self._total.all()[:, place, : self._columns], self._weight.all()[place, : self._columns]
+        return total / weight
+
+    def _score_rows(self, first: int, end: int) -> Tensor:
+        reach = self._smoothing
+        rows = self._residual.get(first - reach, end + reach)
+        if reach:
+            rows = take(rows, -1, reflected(-reach, self._columns + reach, self._columns))
+            rows = smooth(rows, gaussian_weights(self._settings.smoothing_sigma, reach))
+        if self._calibration is not None:
+            rows = self._calibration.apply(rows)
+        return rows.contiguous()
+
+    def _band(self, first: int, end: int) -> Band:
+        web, faulty = self._web.get(first, end), self._faulty(first, end)
+        score = self._score.get(first, end)
+        reach = opening.REACH
+        low, high = max(0, first - reach), min(self._scored, end + reach)
+        inspected = web_mask(self._web, low, high, self._reach, self._settings.selvage, self._columns, self._device)
+        # written so that a score that is not a number does not pass
+        beyond = ~(self._score.get(low, high) <= self._settings.threshold)
+        beyond &= inspected & ~self._faulty(low, high)[:, None]
+        padding = (reach, reach, low - (first - reach), end + reach - high)
+        opened = opening.opening(torch.nn.functional.pad(beyond, padding, value=True))
+        inspected = inspected[first - low : end - low]
+        return Band(first, web, self._mean(first, end), score, opened & inspected & ~faulty[:, None], inspected, faulty)
+
+    def _faulty(self, first: int, end: int) -> Tensor:
+        flags = torch.zeros(end - first, dtype=torch.bool, device=self._device)
+        for low, high in self._faults:
+            flags[max(low - first, 0) : max(high - first, 0)] = True
+        return flags
+
+    def _trim(self) -> None:
+        """Drops what no later row depends on."""
+        needed = min(self._residual_done - self._reach, self._done - opening.REACH - self._reach)
+        # the segment may end at any line: its clamped anchor would then start P before
+        self._web.drop_before(min(needed, self._web.end - self._settings.patch_size))
+        self._total.drop_before(needed)
+        self._weight.drop_before(needed)
+        self._residual.drop_before(self._scored - self._smoothing)
+        self._score.drop_before(self._done - opening.REACH)
+        self._faults = [(low, high) for low, high in self._faults if high > self._done - opening.REACH]
+
+
+def first_row_needed(settings: InspectionSettings, resume_row: int) -> int:
+    """First scaled row of the segment that a new run needs so that rows from `resume_row` on come out the same."""
+    halo = residual_reach(settings) + smoothing_reach(settings.smoothing_sigma) + opening.REACH
+    earliest = max(0, resume_row - halo)
+    # the first grid row whose patches still reach the earliest row
+    return -(-max(0, earliest - settings.patch_size + 1) // settings.stride) * settings.stride

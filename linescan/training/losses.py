@@ -1,0 +1,15 @@
+"""What each method minimises: a mean over the batch, from N×C×P×P patches and their reconstructions."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from linescan.config import Method, SsimSettings
+from linescan.inspection.ssim import similarity, window_mean_by_matrix
+
+
+def reconstruction_loss(method: Method, patches: Tensor, reconstruction: Tensor, ssim: SsimSettings) -> Tensor:
+    """1 − SSIM over all windows (§3.2), or eq. 2 divided by the number of pixels; float32 scalar."""
+    if method == "ssim":
+        return 1 - similarity(patches, reconstruction, ssim, window_mean_by_matrix).mean()
+    return ((patches - reconstruction) ** 2).mean()
