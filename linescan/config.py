@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from pathlib import Path
+from typing import Annotated, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+import tomli
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from linescan.errors import ConfigError
 
 Method = Literal["ssim", "l2"]
 Blend = Literal["mean", "hann"]
@@ -125,3 +129,73 @@ class InspectionSettings(Settings):
         if self.stride > self.patch_size:
             raise ValueError(f"stride {self.stride} leaves lines between patches of {self.patch_size}")
         return self
+
+
+# ---------------------------------------------------------------------------------------------- the recipe
+
+
+class RecipeModel(Settings):
+    """Which bundle; the path is relative to the recipe. Live stages refuse a bundle that is not pinned."""
+
+    file: str
+    sha256: Annotated[str, Field(pattern="^[0-9a-fA-F]{64}$")] | None = None
+
+
+class RecipeCalibration(Settings):
+    """Column calibration, made by `linescan calibrate` for one bundle under one camera."""
+
+    file: str
+
+
+class RecipeInspection(Settings):
+    """What the product asks for; what is left out comes from the bundle."""
+
+    stride: Annotated[int, Field(ge=1)] | None = None
+    threshold: float | None = None
+    columns: tuple[int, int] | None = None
+    min_area_px: Annotated[int, Field(ge=1)] = 1
+    max_region_lines: Annotated[int, Field(ge=1)] = 8192
+    max_regions: Annotated[int, Field(ge=1)] = 1000
+
+
+class Recipe(Settings):
+    """A product's recipe: config/recipes/*.toml."""
+
+    model: RecipeModel
+    inspection: RecipeInspection = RecipeInspection()
+    calibration: RecipeCalibration | None = None
+    selvage: Selvage | None = None
+    lanes: tuple[Lane, ...] = ()
+
+
+S = TypeVar("S", bound=Settings)
+
+
+def load_toml(path: Path, kind: type[S]) -> S:
+    """The settings in a TOML file; raises ConfigError naming file, key, value and what was expected."""
+    try:
+        fields = tomli.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+    except (tomli.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: is not TOML: {error}") from error
+    try:
+        return kind.model_validate(fields)
+    except ValidationError as error:
+        raise ConfigError(f"{path}: {explain(error)}") from error
+
+
+def checked(kind: type[S], origin: str, **fields: object) -> S:
+    """Settings from arguments; raises ConfigError naming `origin`, key, value and what was expected."""
+    try:
+        return kind.model_validate(fields)
+    except ValidationError as error:
+        raise ConfigError(f"{origin}: {explain(error)}") from error
+
+
+def explain(error: ValidationError) -> str:
+    """The first thing that pydantic found wrong, as key, value and expectation."""
+    first = error.errors()[0]
+    key = ".".join(str(part) for part in first["loc"]) or "the settings"
+    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    return f"{key} = {first['input']!r:.80}: {first['msg']}{more}"

@@ -17,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from weave import recording
-from weave.presets import PRESETS, Preset
+from weave.presets import PRESETS
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -29,11 +29,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--columns", type=int, help="another width; defects outside are left out")
     parser.add_argument("--lines", type=int, help="another length; defects outside are left out")
     options = parser.parse_args(arguments)
-    asked = {"seed": options.seed, "columns": options.columns, "lines": options.lines}
-    changes: dict[str, int] = {name: value for name, value in asked.items() if value is not None}
+    asked: dict[str, int | None] = {"seed": options.seed, "columns": options.columns, "lines": options.lines}
+    changes = {name: value for name, value in asked.items() if value is not None}
     if any(value < 1 for value in changes.values()):
         parser.error("seed, columns and lines are at least 1")
-    preset: Preset = replace(PRESETS[options.weave, options.preset], **changes)
+    preset = PRESETS[options.weave, options.preset]
+    preset = replace(preset, seed=changes.get("seed", preset.seed), columns=changes.get("columns", preset.columns),
+                     lines=changes.get("lines", preset.lines))
     recording.write(preset, options.output, _command(options.weave, options.preset, changes))
     return 0
 

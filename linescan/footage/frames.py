@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Generator
 from dataclasses import dataclass, replace
 from types import TracebackType
-from typing import Self
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from linescan import messages
 from linescan.errors import FootageError
 
+Own = TypeVar("Own", bound="Footage")
 Pixels = NDArray[np.uint8] | NDArray[np.uint16]
 
 
@@ -99,13 +100,17 @@ class Footage(ABC):
 
     def _checked(self) -> Generator[FootageFrame, None, None]:
         height = self._first_lines
-        for frame in self._frames():
-            frame = self._like_the_first(_in_range(frame))
-            if frame.lines == 0:
-                frame = replace(frame, lines=height, estimated=True)
+        for stored in self._frames():
+            frame = self._like_the_first(_in_range(stored))
             if frame.pixels is not None:
                 height = frame.lines
-            yield replace(frame, bit_depth=self.bit_depth)
+            known = frame.lines > 0
+            yield replace(
+                frame,
+                bit_depth=self.bit_depth,
+                lines=frame.lines if known else height,
+                estimated=frame.estimated or not known,
+            )
 
     def _like_the_first(self, frame: FootageFrame) -> FootageFrame:
         if frame.pixels is None:
@@ -126,7 +131,7 @@ class Footage(ABC):
         if self._iteration is not None:
             self._iteration.close()
 
-    def __enter__(self) -> Self:
+    def __enter__(self: Own) -> Own:
         return self
 
     def __exit__(

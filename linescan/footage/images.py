@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import io
 import os
 from collections.abc import Generator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import cv2
 import numpy as np
@@ -54,11 +53,71 @@ class ImageFootage(Footage):
         report = formats.inspect(data)
         if report.error is not None:
             return unreadable(name, report.error, report.lines)
-        return self._decoded(name, report.data, report.lines, report.grey)
+        return self._frame(name, report.lines, _decode(report.data, report.grey))
 
-    def _pages(self, name: str, stream: io.BufferedReader) -> Generator[FootageFrame, None, None]:
+    def _pages(self, file: str, stream: BinaryIO) -> Generator[FootageFrame, None, None]:
         for index, page in enumerate(tiff.pages(stream)):
-            if page.error is None and page.data is not None:
-                yield self._decoded(page.name(name, index), page.data(), page.lines, page.grey, page)
-            else:
-                yield unreadable(page.name(name, index), page.error or "", page.lines)
+            name = file if page.alone else f"{file}#{index}"
+            if page.error is not None:
+                yield unreadable(name, page.error, page.lines)
+                continue
+            try:
+                pixels = _decode(tiff.single(stream, page))
+            except ValueError as error:  # the file shrank meanwhile
+                pixels = f"is cut off: {error}"
+            if not isinstance(pixels, str) and page.white_is_zero:
+                pixels = np.invert(pixels)
+            if not isinstance(pixels, str) and page.packed_bits:
+                pixels = np.right_shift(pixels, 16 - page.packed_bits)
+            yield self._frame(name, page.lines, pixels, page.packed_bits)
+
+    def _frame(self, name: str, lines: int, pixels: Pixels | str, packed_bits: int = 0) -> FootageFrame:
+        if isinstance(pixels, str):
+            return unreadable(name, pixels, lines)
+        if lines and pixels.shape[0] != lines:
+            return unreadable(name, f"was decoded to {pixels.shape[0]} lines, its header says {lines}", lines)
+        depth = 8 if pixels.dtype == np.uint8 else self._depth or packed_bits or 16
+        return FootageFrame(name, pixels.shape[0], pixels, depth)
+
+
+def _decode(data: bytes, grey: bool = False) -> Pixels | str:
+    """The pixels, lines×columns or lines×columns×3 (RGB), of a file known to be whole, or why there are none."""
+    try:
+        image: NDArray[Any] | None = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    except cv2.error as error:  # limits of size
+        return f"cannot be decoded: {error.err}"
+    if image is None:
+        return "cannot be decoded: it is damaged, or of a kind that is not supported"
+    if image.dtype not in (np.uint8, np.uint16):
+        return f"holds {image.dtype} values: unsigned ones of 8 or 16 bits expected"
+    if image.ndim == 3 and image.shape[2] == 4:
+        if image[..., 3].min() != np.iinfo(image.dtype).max:
+            return "is transparent: an opaque image expected"
+        image = image[..., :3]
+    if image.ndim == 3:
+        image = image[..., 0] if grey else image[..., ::-1]
+    return np.ascontiguousarray(image)
+
+
+def write_image(path: str | Path, image: NDArray[Any]) -> None:
+    """Writes lines×columns or lines×columns×3 (RGB) pixels as PNG (8, 16 bit) or TIFF (also float32).
+
+    The file appears whole or not at all. Raises FootageError.
+    """
+    path = Path(path)
+    kinds = _WRITABLE.get(path.suffix.lower(), ())
+    if image.dtype not in kinds:
+        raise FootageError(f"{path}: {image.dtype} pixels cannot be written to a {path.suffix} file")
+    try:
+        written, data = cv2.imencode(path.suffix.lower(), image[..., ::-1] if image.ndim == 3 else image)
+    except cv2.error as error:
+        raise FootageError(f"{path}: {image.shape} pixels cannot be encoded: {error.err}") from error
+    if not written:
+        raise FootageError(f"{path}: {image.shape} pixels cannot be encoded")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        temporary.write_bytes(data.tobytes())
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise FootageError(f"{path}: cannot be written: {error.strerror}") from error

@@ -9,6 +9,20 @@ from torch import Tensor
 
 from linescan.config import ImageBand
 
+LineStatistics = tuple[Tensor, Tensor]
+
+
+def line_statistics(raw: Tensor, bit_depth: int) -> LineStatistics:
+    """Mean and contrast (standard deviation) in [0, 1] of each of C×N×W raw integer lines; N float64 each.
+
+    Integer sums are exact, so a line's figures cannot depend on how many lines come with it.
+    """
+    pixels = raw.permute(1, 0, 2).flatten(1).to(torch.int64)
+    count, full_scale = pixels.shape[1], float(2**bit_depth - 1)
+    mean = pixels.sum(1).to(torch.float64) / count
+    variance = (pixels * pixels).sum(1).to(torch.float64) / count - mean * mean
+    return mean / full_scale, variance.clamp_min(0).sqrt() / full_scale
+
 
 @dataclass(frozen=True)
 class Stretch:
@@ -29,7 +43,7 @@ class LineGate:
         self.valid = valid
         self.line = line  # the next line that comes
         self._band = band
-        self._full_scale = float(2**bit_depth - 1)
+        self._bit_depth = bit_depth
         self._columns = columns
         self._held: list[Tensor] = []
         self._held_count = 0
@@ -54,12 +68,7 @@ class LineGate:
         self.line, self.valid = line, valid
 
     def _judge(self, raw: Tensor) -> list[bool]:
-        # integer sums are exact, so a line's verdict cannot depend on how many lines are summed at once
-        pixels = raw[..., self._columns].permute(1, 0, 2).flatten(1).to(torch.int64)
-        count = pixels.shape[1]
-        mean = pixels.sum(1).to(torch.float64) / count
-        variance = (pixels * pixels).sum(1).to(torch.float64) / count - mean * mean
-        mean, contrast = mean / self._full_scale, variance.clamp_min(0).sqrt() / self._full_scale
+        mean, contrast = line_statistics(raw[..., self._columns], self._bit_depth)
         band = self._band
         good = (mean >= band.mean_low) & (mean <= band.mean_high) & (contrast >= band.contrast_low)
         flags: list[bool] = good.tolist()

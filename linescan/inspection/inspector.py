@@ -9,7 +9,6 @@ from typing import Any
 
 import msgpack
 import torch
-from torch import Tensor
 
 from linescan.config import InspectionSettings
 from linescan.errors import InspectionError
@@ -152,12 +151,15 @@ class Inspector:
         return findings
 
     def push_gap(self, last_line: int, cause: GapCause, estimated: bool = False) -> list[Finding]:
-        """The lines up to and with `last_line` are lost: ends the segment; the next lines begin a new one."""
+        """The lines up to and with `last_line` are lost: ends the segment; the next lines begin a new one.
+
+        Lines that were inspected before are never part of the gap, even where a resumed run misses them.
+        """
         findings = self._flush()
-        first = self._gate.line
-        if last_line >= first:
-            findings.append(self._gap(first, last_line, cause, estimated))
-            self._gate.skip_to(last_line + 1)
+        if last_line >= self._finished_up_to:
+            findings.append(self._gap(self._finished_up_to, last_line, cause, estimated))
+        if self._gate.line != self._finished_up_to:
+            self._gate.skip_to(self._finished_up_to)
         return findings
 
     def finish(self) -> list[Finding]:
@@ -207,11 +209,15 @@ class Inspector:
             return []
         rest = running.scaler.finish()
         bands = [] if rest is None else running.segment.push(rest)
-        running.height = running.lines
+        # a resumed segment may end before it was fed up to where the first run was
+        running.height = max(running.lines, running.segment.done * self.settings.scale)
         findings = self._tell(running, bands + running.segment.finish())
         findings += [self._region(running, item) for item in running.labeller.finish()]
-        self._finished_up_to = running.first_line + running.height
+        self._finished_up_to = self._raw_line(running, running.segment.done)
         self._running = None
+        fed = running.first_line + running.lines
+        if fed > self._finished_up_to:
+            findings.append(self._gap(self._finished_up_to, fed - 1, "worker-lost"))
         return findings
 
     def _labeller_settings(self) -> LabellerSettings:
@@ -305,7 +311,7 @@ class Inspector:
         running = self._running
         state: dict[str, Any] = {
             "version": SNAPSHOT_VERSION,
-            "settings": _fingerprint(self.settings, self.footprint),
+            "settings": self._fingerprint(),
             "finished_up_to": self._finished_up_to,
             "in_gaps": self.lines_in_gaps,
             "valid": self._gate.valid,
@@ -316,14 +322,15 @@ class Inspector:
 
     def _restore(self, snapshot: bytes) -> None:
         try:
-            state = msgpack.unpackb(snapshot)
-            version, settings = state["version"], state["settings"]
-        except (ValueError, TypeError, KeyError, msgpack.UnpackException) as error:
+            self._go_on_from(msgpack.unpackb(snapshot))
+        except (ValueError, TypeError, KeyError, IndexError, AttributeError, msgpack.UnpackException) as error:
             raise InspectionError(f"not a snapshot: {error!r}") from error
-        if version != SNAPSHOT_VERSION:
-            raise InspectionError(f"snapshot of version {version}, {SNAPSHOT_VERSION} expected")
-        if settings != _fingerprint(self.settings, self.footprint):
-            raise InspectionError("the snapshot was made with other settings, camera or roll")
+
+    def _go_on_from(self, state: dict[str, Any]) -> None:
+        if state["version"] != SNAPSHOT_VERSION:
+            raise InspectionError(f"snapshot of version {state['version']}, {SNAPSHOT_VERSION} expected")
+        if state["settings"] != self._fingerprint():
+            raise InspectionError("the snapshot was made with other settings, calibration, camera or roll")
         self._finished_up_to, self.lines_in_gaps = state["finished_up_to"], state["in_gaps"]
         if state["segment"] is not None:
             labeller = state["segment"]["labeller"]
@@ -332,6 +339,9 @@ class Inspector:
             running.lines = self.resume_from - running.first_line
         self._gate.skip_to(self.resume_from, state["valid"])
 
-
-def _fingerprint(settings: InspectionSettings, footprint: Footprint) -> bytes:
-    return hashlib.sha256(f"{settings.model_dump_json()} {footprint}".encode()).digest()[:16]
+    def _fingerprint(self) -> bytes:
+        """Stands for all that decides the events, except the model."""
+        digest = hashlib.sha256(f"{self.settings.model_dump_json()} {self.footprint}".encode())
+        if self._calibration is not None:
+            digest.update(self._calibration.mean.tobytes() + self._calibration.deviation.tobytes())
+        return digest.digest()[:16]

@@ -14,7 +14,8 @@ def channels_first(pixels: Pixels) -> Tensor:
     """lines×columns or lines×columns×C pixels as a C×lines×columns tensor of the same integers."""
     # torch computes little with uint16
     wide = pixels.astype(np.int32) if pixels.dtype == np.uint16 else pixels
-    raw = torch.from_numpy(np.ascontiguousarray(wide))
+    # torch refuses to share memory that is read-only, as a camera's buffers are
+    raw = torch.from_numpy(np.require(wide, requirements=["C", "W"]))
     return raw.unsqueeze(0) if raw.ndim == 2 else raw.permute(2, 0, 1)
 
 

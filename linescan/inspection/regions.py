@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from typing import Any
 
 import cv2
@@ -31,6 +32,7 @@ class OpenRegion:
     peak: float
     announced: bool = False
     coalesced: bool = False
+    large: bool = False  # it or what it absorbed has reached the least area, in this part or an earlier one
 
     def absorb(self, other: OpenRegion) -> None:
         self.first_row = min(self.first_row, other.first_row)
@@ -41,6 +43,7 @@ class OpenRegion:
         self.score_sum += other.score_sum
         self.peak = max(self.peak, other.peak)
         self.coalesced |= other.coalesced
+        self.large |= other.large
 
 
 @dataclass(frozen=True)
@@ -108,7 +111,7 @@ class Labeller:
     def state(self) -> dict[str, Any]:
         """Plain values from which `restore` makes the same labeller."""
         edges = np.flatnonzero(np.diff(self._last_row, prepend=0, append=0)).tolist()
-        runs = [[a, b, int(self._last_row[a])] for a, b in zip(edges, edges[1:], strict=False) if self._last_row[a]]
+        runs = [[a, b, int(self._last_row[a])] for a, b in pairwise(edges) if self._last_row[a]]
         return {"row": self.row, "runs": runs, "open": [asdict(region) for region in self._open]}
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -186,16 +189,19 @@ class Labeller:
         self._open = []
         alive = set(last.tolist())
         for i, region in enumerate(survivors, start=1):
-            if region.area >= self._settings.min_area or region.part > 0:
+            region.large |= region.area >= self._settings.min_area
+            if region.large:
                 told.append(RegionPhase("update" if region.announced else "open", _copy(region)))
                 region.announced = True
             if i not in alive:
                 told.append(_closed(region))
                 continue
-            if region.last_row - region.first_row + 1 >= self._settings.max_rows:
+            # one too small to be told is not cut: its parts would all stay too small
+            if region.announced and region.last_row - region.first_row + 1 >= self._settings.max_rows:
                 told.append(_closed(region))
-                region = _next_part(region)
-            self._open.append(region)
+                self._open.append(_next_part(region))
+            else:
+                self._open.append(region)
             goes_on[i] = len(self._open)
         self._last_row = goes_on[last]
 
@@ -250,7 +256,7 @@ def _next_part(region: OpenRegion) -> OpenRegion:
     """The same region from the next row on, with nothing counted yet."""
     # bounds that any pixel widens: last before first
     row, nowhere = region.last_row + 1, 2**31 - 1
-    return OpenRegion(region.key, region.part + 1, row, row - 1, nowhere, -1, 0, 0.0, float("-inf"))
+    return OpenRegion(region.key, region.part + 1, row, row - 1, nowhere, -1, 0, 0.0, float("-inf"), large=True)
 
 
 def _copy(region: OpenRegion) -> OpenRegion:

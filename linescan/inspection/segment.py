@@ -141,11 +141,16 @@ class Segment:
         return bands
 
     def finish(self) -> list[Band]:
-        """The segment has ended: its last rows become final with the clamped anchor and reflected borders."""
+        """The segment has ended: its last rows become final with the clamped anchor and reflected borders.
+
+        A resumed segment that ends before it was where the first run stopped lacks what its last rows depend on; they
+        stay undone then.
+        """
         height = self._web.end
-        if height == self._web.first:
-            return []
         p, s = self._settings.patch_size, self._settings.stride
+        caught_up = not self._done or self._final >= self._done + self._halo
+        if not height or not caught_up:
+            return []
         last = max(height - p, 0)
         if last % s or height < p:
             list(self._add_grid_rows([last]))
@@ -242,9 +247,10 @@ class Segment:
         reach = opening.REACH
         low, high = max(0, first - reach), min(self._scored, end + reach)
         inspected = web_mask(self._web, low, high, self._reach, self._settings.selvage, self._columns, self._device)
-        # written so that a score that is not a number does not pass
+        # Written so that a score that is not a number does not pass. Scores near a fault are opened like the others:
+        # its rows end REACH beyond the last score that it could touch, and what lies outside must not see its edge.
         beyond = ~(self._score.get(low, high) <= self._settings.threshold)
-        beyond &= inspected & ~self._faulty(low, high)[:, None]
+        beyond &= inspected
         padding = (reach, reach, low - (first - reach), end + reach - high)
         opened = opening.opening(torch.nn.functional.pad(beyond, padding, value=True))
         inspected = inspected[first - low : end - low]
@@ -258,14 +264,15 @@ class Segment:
 
     def _trim(self) -> None:
         """Drops what no later row depends on."""
-        needed = min(self._residual_done - self._reach, self._done - opening.REACH - self._reach)
+        next_anchor = self._grid_row * self._settings.stride  # far behind the others where a resumed run catches up
+        needed = min(self._residual_done - self._reach, self._done - opening.REACH - self._reach, next_anchor)
         # the segment may end at any line: its clamped anchor would then start P before
         self._web.drop_before(min(needed, self._web.end - self._settings.patch_size))
         self._total.drop_before(needed)
         self._weight.drop_before(needed)
         self._residual.drop_before(self._scored - self._smoothing)
         self._score.drop_before(self._done - opening.REACH)
-        self._faults = [(low, high) for low, high in self._faults if high > self._done - opening.REACH]
+        self._faults = [(low, high) for low, high in self._faults if high > self._done]
 
 
 def first_row_needed(settings: InspectionSettings, resume_row: int) -> int:

@@ -123,4 +123,7 @@ def _power(base: Tensor, exponent: float) -> Tensor:
     if exponent == 1:
         return base
     # structure may be negative, where a real power is undefined: keep the sign (DESIGN of the method, eq. 4)
-    return torch.sign(base) * torch.clamp_min(base.abs(), 1e-12) ** exponent
+    magnitude = torch.clamp_min(base.abs(), 1e-12)
+    # torch rounds pow differently in its vector loop and in that loop's scalar tail, and where the tail falls depends
+    # on the band's size; strided memory takes the scalar loop throughout, so that a pixel's value is the same in all
+    return torch.sign(base) * torch.stack([magnitude, magnitude], -1)[..., 0] ** exponent

@@ -35,6 +35,7 @@ class Autoencoder(nn.Module):
         super().__init__()
         if patch_size < 16 or patch_size % 16:
             raise ValueError(f"patch_size must be a positive multiple of 16, got {patch_size}")
+        self.channels = channels
         self.encoder = _encoder(latent_dim, channels, patch_size // 16)
         self.decoder = _decoder(latent_dim, channels, patch_size // 16)
 

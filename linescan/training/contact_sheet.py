@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from linescan.errors import InputError
-from linescan.training.plots import write_file
+from linescan.files import write_atomically
 
 Mask = npt.NDArray[np.bool_]
 Rgb = npt.NDArray[np.uint8]
@@ -81,7 +81,7 @@ def contact_sheet(
     encoded, content = cv2.imencode(".png", np.vstack(strips)[..., ::-1])  # OpenCV writes BGR
     if not encoded:
         raise InputError(f"a contact sheet of {len(rows)} rows of {panel_px} px cannot be encoded as PNG")
-    write_file(path, content.tobytes())
+    write_atomically(path, content.tobytes())
 
 
 def outline(mask: Mask) -> Mask:

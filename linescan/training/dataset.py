@@ -10,77 +10,105 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from linescan.config import ImageBand
 from linescan.errors import FootageError
 from linescan.footage import FootageFrame, open_footage
-from linescan.inspection.lines import area_average, channels_first, to_unit
+from linescan.inspection.gate import LineStatistics, line_statistics
+from linescan.inspection.lines import Pixels, area_average, channels_first, to_unit
 
-HELD_OUT_EVERY = 10  # with this many images or more, every tenth is held out whole
+ENOUGH_IMAGES = 10  # with so many images or more, whole ones are held out
+HELD_OUT_EVERY = 6  # … every sixth
 HELD_OUT_SHARE = 0.15  # with fewer, this share of each image's lines, at its end
 
 
 @dataclass(frozen=True)
 class GoodImages:
-    """Good web in memory, scaled: C×H×W float32 tensors in [0, 1], split into training and held-out lines."""
+    """Good web in memory, split into training and held-out lines; the columns asked for only.
+
+    `training` and `held_out` are scaled C×H×W float32 in [0, 1]; `held_out_lines` the same held-out web as raw pixels.
+    """
 
     training: tuple[Tensor, ...]
     held_out: tuple[Tensor, ...]
+    held_out_lines: tuple[Pixels, ...]
     fingerprint: str
     bit_depth: int
+    band: ImageBand
 
 
 def load_good_images(paths: Sequence[str], columns: tuple[int, int] | None, scale: int, patch_size: int) -> GoodImages:
     """Reads good footage, each image for itself; raises FootageError where one cannot be read or is under a patch."""
     digest = hashlib.sha256()
-    images: list[Tensor] = []
+    images: list[Pixels] = []
+    statistics: list[LineStatistics] = []
     with open_footage(list(paths)) as footage:
         for frame in footage:
-            images.append(_scaled(frame, columns, scale, patch_size, digest))
-        bit_depth = footage.bit_depth
-    training, held_out = _split(images, patch_size)
-    return GoodImages(tuple(training), tuple(held_out), digest.hexdigest(), bit_depth)
+            pixels = _usable(frame, columns, scale, patch_size)
+            digest.update(f"{Path(frame.name).name} {pixels.shape} {pixels.dtype}".encode())
+            digest.update(pixels.tobytes())
+            statistics.append(line_statistics(channels_first(pixels), frame.bit_depth))
+            images.append(pixels)
+        depth = footage.bit_depth
+    training, held_out = _split(images, patch_size * scale)
+
+    def scaled(pixels: Pixels) -> Tensor:
+        return area_average(to_unit(channels_first(pixels), depth), scale)
+
+    return GoodImages(
+        tuple(scaled(image) for image in training),
+        tuple(scaled(image) for image in held_out),
+        tuple(held_out),
+        digest.hexdigest(),
+        depth,
+        _wide_band(statistics),
+    )
 
 
-def _scaled(
-    frame: FootageFrame, columns: tuple[int, int] | None, scale: int, patch_size: int, digest: hashlib._Hash
-) -> Tensor:
+def _usable(frame: FootageFrame, columns: tuple[int, int] | None, scale: int, patch_size: int) -> Pixels:
     if frame.pixels is None:
-        raise FootageError(f"{frame.name}: cannot be trained on: {frame.error}")
+        raise FootageError(f"{frame.name} {frame.error}: it cannot be trained on")
     pixels = frame.pixels
     if columns is not None:
         if not 0 <= columns[0] < columns[1] <= pixels.shape[1]:
-            raise FootageError(f"{frame.name}: has {pixels.shape[1]} columns, columns {columns[0]}:{columns[1]} asked")
+            raise FootageError(f"{frame.name} has {pixels.shape[1]} columns, {columns[0]}:{columns[1]} were asked for")
         pixels = pixels[:, columns[0] : columns[1]]
-    digest.update(f"{Path(frame.name).name} {pixels.shape} {pixels.dtype}".encode())
-    digest.update(pixels.tobytes())
-    image = area_average(to_unit(channels_first(pixels), frame.bit_depth), scale)
-    if min(image.shape[-2:]) < patch_size:
-        height, width = image.shape[-2:]
+    if min(pixels.shape[:2]) < patch_size * scale:
         raise FootageError(
-            f"{frame.name}: is {width}×{height} pixels after scaling by 1/{scale}; training needs at least "
-            f"{patch_size}×{patch_size}"
+            f"{frame.name} is {pixels.shape[1]}×{pixels.shape[0]} pixels: training at scale 1/{scale} needs at least "
+            f"{patch_size * scale}×{patch_size * scale}"
         )
-    return image
+    return pixels
 
 
-def _split(images: list[Tensor], patch_size: int) -> tuple[list[Tensor], list[Tensor]]:
-    if len(images) >= HELD_OUT_EVERY:
-        held_out = images[HELD_OUT_EVERY - 1 :: HELD_OUT_EVERY]
-        chosen = {id(image) for image in held_out}
-        return [image for image in images if id(image) not in chosen], held_out
-    training, held_out = [], []
+def _wide_band(statistics: list[LineStatistics]) -> ImageBand:
+    """Far outside what good lines show: half way to black and to white, and a third of the lowest contrast."""
+    mean, contrast = (torch.cat(values) for values in zip(*statistics, strict=True))
+    return ImageBand(
+        mean_low=float(mean.min()) / 2,
+        mean_high=(float(mean.max()) + 1) / 2,
+        contrast_low=float(contrast.min()) / 3,
+    )
+
+
+def _split(images: list[Pixels], shortest: int) -> tuple[list[Pixels], list[Pixels]]:
+    """Training and held-out images or parts of images, none under `shortest` lines."""
+    if len(images) >= ENOUGH_IMAGES:
+        chosen = range(HELD_OUT_EVERY - 1, len(images), HELD_OUT_EVERY)
+        return [image for i, image in enumerate(images) if i not in chosen], [images[i] for i in chosen]
+    training: list[Pixels] = []
+    held_out: list[Pixels] = []
     for image in images:
-        height = image.shape[-2]
-        lines = max(round(height * HELD_OUT_SHARE), patch_size)
-        if height - lines >= patch_size:
-            training.append(image[:, : height - lines])
-            held_out.append(image[:, height - lines :])
-        else:  # too short to cut: the image is trained on, and the others are held out in part
+        kept = len(image) - max(round(len(image) * HELD_OUT_SHARE), shortest)
+        if kept < shortest:  # too short to cut: the image is trained on whole
             training.append(image)
+            continue
+        training.append(image[:kept])
+        held_out.append(image[kept:])
     if not held_out:
-        if len(training) < 2:
+        if len(training) == 1:
             raise FootageError(
-                f"one image of {images[0].shape[-2]} lines: too short to hold a part out for the threshold; "
-                f"at least {2 * patch_size} lines after scaling, or a second image, are needed"
+                f"one image of {len(images[0])} lines is too short to hold lines out for the threshold: at least "
+                f"{2 * shortest} lines or a second image are needed"
             )
         held_out = [training.pop()]
     return training, held_out

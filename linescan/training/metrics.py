@@ -122,7 +122,7 @@ class PixelScores:
     def auroc(self) -> float:
         """Area under the ROC curve over all pixels, a tie of good and defective counted half.
 
-        Exact: the pairs are counted in integers and divided once. Equals sklearn.metrics.roc_auc_score.
+        Exact up to 4e18 pairs: they are counted in int64 and divided once. Equals sklearn.metrics.roc_auc_score.
 
         Raises:
             InputError: no good or no defective pixel.
@@ -137,7 +137,7 @@ class PixelScores:
         """ROC curve of at most `points` points, each of them exact.
 
         All distinct scores where they are that few; else points about evenly spaced in FPR + TPR, so that a straight
-        line between two is off by at most about 2 / points.
+        line between two is off by at most 2 / (points − 1) and one score's step.
 
         Raises:
             InputError: no good or no defective pixel. ConfigError: points under 3.
@@ -150,7 +150,7 @@ class PixelScores:
         for scores, good, defect, _ in self._points():
             curve = np.stack([good / self.good_pixels, defect / self.defect_pixels, scores])
             # A block's last point comes again as the next one's first, or is the curve's end.
-            cells = ((curve[0] + curve[1]) * (points / 2 - 1)).astype(np.int64)[:-1]
+            cells = ((curve[0] + curve[1]) * (0.5 * (points - 1))).astype(np.int64)[:-1]
             new = np.diff(cells, prepend=last) > 0
             kept.append(curve[:, :-1][:, new | (self._tallies.most_distinct < points)])
             last, end = int(cells[-1]), curve[:, -1:]
@@ -186,7 +186,7 @@ class PixelScores:
 
         0…1. Every distinct score is a threshold: no quantiles, no fixed number of them. Straight lines between the
         points, the last one cut at fpr_limit. Exact but for rounding (about 1e-12). Unlike AUROC, a small region
-        counts as much as a large one. Source: Bergmann et al., The MVTec Anomaly Detection Dataset, IJCV 2021, §5.1.
+        counts as much as a large one. Source: Bergmann et al., The MVTec Anomaly Detection Dataset, IJCV 129, 2021.
 
         Raises:
             InputError: no good or no defective pixel. ConfigError: fpr_limit not in 0 < … ≤ 1.
@@ -268,7 +268,8 @@ class PixelScores:
         good, defect, weight = 0, 0, 0.0
         for block in self._tallies.blocks():
             scores = scores_of(block["key"])
-            below = np.nextafter(scores[-1:], np.float32(-np.inf))
+            with np.errstate(over="ignore"):  # below the lowest float32 is −inf
+                below = np.nextafter(scores[-1:], np.float32(-np.inf))
             goods = np.cumsum(np.concatenate([[good], block["good"]]))
             defects = np.cumsum(np.concatenate([[defect], block["defect"]]))
             weights = np.cumsum(np.concatenate([[weight], block["weight"]]))

@@ -8,7 +8,6 @@ from __future__ import annotations
 import html
 import io
 import os
-import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from urllib.parse import quote
 import numpy as np
 
 from linescan.errors import InputError
+from linescan.files import write_atomically
 from linescan.training.metrics import OverlapQuantiles, RocCurve
 
 if TYPE_CHECKING:
@@ -54,22 +54,6 @@ class Picture:
     caption: str
 
 
-def write_file(path: Path, content: bytes) -> None:
-    """Write a file so that others see the old content or the new one, never a part.
-
-    The temporary file lies in the same folder, which must exist, and is gone if this fails.
-    """
-    part = path.with_name(f".{secrets.token_hex(8)}.part")
-    try:
-        with part.open("xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
-
-
 def plot_roc(path: Path, curves: Mapping[str, tuple[RocCurve, float]]) -> None:
     """Write the ROC curves of one or more methods as PNG, 840×720 (paper, Fig. 6).
 
@@ -80,8 +64,8 @@ def plot_roc(path: Path, curves: Mapping[str, tuple[RocCurve, float]]) -> None:
     figure, axes = _square_axes("false positive rate", "true positive rate")
     for name, (curve, auroc) in curves.items():
         shown = name.replace("$", r"\$")  # two dollars would set a formula
-        axes.plot(curve.fpr, curve.tpr, label=f"AUROC {auroc:.3f}  {shown}")
-    axes.plot([0, 1], [0, 1], color="0.6", linestyle="--", linewidth=1, label="AUROC 0.500  chance")
+        axes.plot(curve.fpr, curve.tpr, label=f"AUROC {auroc:.4f}  {shown}")
+    axes.plot([0, 1], [0, 1], color="0.6", linestyle="--", linewidth=1, label="AUROC 0.5000  chance")
     axes.set_xlim(-0.01, 1.01)
     axes.legend(loc="lower right")
     _save(figure, path)
@@ -113,7 +97,7 @@ def report_page(
         metrics: name → number, text, list or a mapping of such, shown as name.inner; long lists are shortened.
         pictures: linked relatively to the page's folder; they must be written already.
         title: of the page.
-        explanations: name or last part of it → a sentence, before EXPLANATIONS.
+        explanations: name, or its last or first part, → a sentence; goes before EXPLANATIONS.
 
     Raises:
         InputError: a picture is missing.
@@ -142,7 +126,7 @@ def report_page(
 </body>
 </html>
 """
-    write_file(path, page.encode("utf-8", "replace"))  # a file name need not be valid Unicode
+    write_atomically(path, page.encode("utf-8", "replace"))  # a file name need not be valid Unicode
 
 
 def _square_axes(x: str, y: str) -> tuple[Figure, Axes]:
@@ -163,7 +147,7 @@ def _square_axes(x: str, y: str) -> tuple[Figure, Axes]:
 def _save(figure: Figure, path: Path) -> None:
     content = io.BytesIO()
     figure.savefig(content, format="png")
-    write_file(path, content.getvalue())
+    write_atomically(path, content.getvalue())
 
 
 def _flat(metrics: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:
@@ -175,7 +159,8 @@ def _flat(metrics: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str
 
 
 def _table_row(name: str, value: object, sentences: Mapping[str, str]) -> str:
-    sentence = sentences.get(name) or sentences.get(name.rpartition(".")[2], "")
+    known = (name, name.rpartition(".")[2], name.partition(".")[0])
+    sentence = next((sentences[part] for part in known if part in sentences), "")
     return (
         f'<tr><th scope="row">{html.escape(name)}</th><td class="value">{html.escape(_text(value))}</td>'
         f"<td>{html.escape(sentence)}</td></tr>"

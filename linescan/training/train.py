@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +13,7 @@ from torch import Tensor
 
 from linescan.config import TrainingSettings
 from linescan.errors import InputError, TrainingError
+from linescan.files import atomic_file
 from linescan.models.autoencoder import Autoencoder, initialise
 from linescan.training.dataset import GoodImages, PatchSampler
 from linescan.training.losses import reconstruction_loss
@@ -85,7 +84,7 @@ class Trainer:
         # one generator an epoch, so that a resumed run continues in the order of an unbroken one
         generator = torch.Generator().manual_seed(self.settings.seed * 1_000_003 + number)
         order = torch.randperm(len(self._places), generator=generator)
-        batches = order.split(self.settings.batch)
+        batches = torch.split(order, self.settings.batch)
         total = 0.0
         self.model.train()
         for step, chosen in enumerate(batches):
@@ -123,7 +122,7 @@ class Trainer:
     def _validate(self, number: int, loss: float) -> Epoch:
         self.model.eval()
         with torch.inference_mode():
-            reconstruction = torch.cat([self._reconstruct(part) for part in self._validation.split(64)])
+            reconstruction = torch.cat([self._reconstruct(part) for part in torch.split(self._validation, 64)])
             validation_loss = float(self._loss(self._validation, reconstruction))
         correlation, contrast = _agreement(self._validation, reconstruction)
         return Epoch(number, loss, validation_loss, correlation, contrast)
@@ -151,16 +150,8 @@ class Trainer:
             "optimiser": self._optimiser.state_dict(),
             "history": [vars(epoch) for epoch in self.history],
         }
-        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=path.name + ".")
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                torch.save(state, file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(name, path)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
+        with atomic_file(path) as file:
+            torch.save(state, file)
 
     def _resume(self, path: Path) -> None:
         try:

@@ -58,8 +58,8 @@ class Web:
             along, aside = defect.push(rows, across)
             _part(warps, rows, across, lines[0], columns[0])[:] += aside / product.warp.pitch_px
             _part(wefts, rows, across, lines[0], columns[0])[:] += along / product.weft.pitch_px
-        warp = _Surface(layout, "warp", warps, wefts, lines, columns, gaps)
-        weft = _Surface(layout, "weft", wefts.T, warps.T, columns, lines, gaps)
+        warp = _Surface(layout, "warp", (warps, wefts), (lines, columns), gaps)
+        weft = _Surface(layout, "weft", (wefts.T, warps.T), (columns, lines), gaps)
         scene = _woven((warp.height, warp.cover, warp.light), (weft.height.T, weft.cover.T, weft.light.T),
                        product.backdrop)
         for defect, rows, across in near:
@@ -83,8 +83,10 @@ class Web:
 class _Surface:
     """One system of yarns seen from above: height in pixels, cover 0..1, light sent to the camera; S×C."""
 
-    def __init__(self, layout: Layout, system: System, number: Array, other: Array, position: Integers,
-                 other_position: Integers, gaps: tuple[YarnGap, ...]) -> None:
+    def __init__(self, layout: Layout, system: System, numbers: tuple[Array, Array],
+                 positions: tuple[Integers, Integers], gaps: tuple[YarnGap, ...]) -> None:
+        """`numbers` and `positions` are those of this system and of the other, as `Layout.coordinates` counts."""
+        (number, other), (position, other_position) = numbers, positions
         self.layout, self.system = layout, system
         self.near = near = layout.nearest(system, number, position, gaps)
         rise, slope = self._crimp(other, other_position, gaps)

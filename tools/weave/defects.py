@@ -58,7 +58,7 @@ class Cut(Defect):
     def __init__(self, spec: Planted, seed: int, layout: Layout) -> None:
         self.seed, self.half_width, self.backdrop = seed, spec.width_px / 2, layout.product.backdrop
         bend = 0.24 * (noise.uniform(seed, "bend", [0])[0] - 0.5)
-        self.curve = bent(spec.line, spec.column, spec.length_px, spec.angle_deg, bend)
+        self.curve = bent(spec.line, spec.column, spec.length_px, spec.angle_deg, bend=bend)
         self.box = self.curve.box(self.half_width + 4)
 
     def _opening(self, lines: Integers, columns: Integers) -> Array:
@@ -92,7 +92,7 @@ class Roughened(Defect):
         self.blob = Blob(spec.line, spec.column, spec.length_px / 2, spec.width_px / 2, seed)
         reach = (0.85 * spec.length_px / 2, 0.85 * spec.width_px / 2)
         count = int(spec.length_px * spec.width_px / 38)
-        self.hairs = hairs(seed, "raised", count, (spec.line, spec.column), reach, 9.0)
+        self.hairs = hairs(seed, "raised", count, middle=(spec.line, spec.column), reach=reach, length=9.0)
         self.box = self.blob.box(2)
 
     def _strength(self, lines: Integers, columns: Integers) -> Array:
@@ -125,7 +125,7 @@ class Contamination(Defect):
         self.blob = Blob(spec.line, spec.column, spec.length_px / 2, spec.width_px / 2, seed, 0.16)
         reach = (0.5 * spec.length_px / 2, 0.5 * spec.width_px / 2)
         count = int(6 + spec.length_px * spec.width_px / 16) if spec.look == "lint" else 0
-        self.hairs = hairs(seed, "lint", count, (spec.line, spec.column), reach, 0.55 * self.size)
+        self.hairs = hairs(seed, "lint", count, middle=(spec.line, spec.column), reach=reach, length=0.55 * self.size)
         self.box = self.blob.box(2)
 
     def paint(self, scene: Array, lines: Integers, columns: Integers) -> Array:
@@ -152,7 +152,7 @@ class MetalPin(Defect):
 
     def __init__(self, spec: Planted, seed: int, layout: Layout) -> None:
         self.seed, self.half_width = seed, spec.width_px / 2
-        self.curve = bent(spec.line, spec.column, spec.length_px, spec.angle_deg, 0.0, steps=1)
+        self.curve = bent(spec.line, spec.column, spec.length_px, spec.angle_deg, bend=0.0, steps=1)
         self.box = self.curve.box(self.half_width + 4)
 
     def paint(self, scene: Array, lines: Integers, columns: Integers) -> Array:

@@ -57,7 +57,7 @@ class Curve:
         return distance, way
 
 
-def bent(line: float, column: float, length: float, angle_deg: float, bend: float, steps: int = 12) -> Curve:
+def bent(line: float, column: float, length: float, angle_deg: float, *, bend: float, steps: int = 12) -> Curve:
     """A bow of the given length around its middle; `bend` is its sag relative to the length."""
     direction = np.array([np.cos(np.radians(angle_deg)), np.sin(np.radians(angle_deg))])
     normal = np.array([-direction[1], direction[0]])
@@ -65,14 +65,15 @@ def bent(line: float, column: float, length: float, angle_deg: float, bend: floa
     return Curve(np.array([line, column]) + length * (way * direction + bend * (0.5 - 2 * way**2) * normal))
 
 
-def hairs(seed: int, name: str, count: int, middle: tuple[float, float], reach: tuple[float, float],
+def hairs(seed: int, name: str, count: int, *, middle: tuple[float, float], reach: tuple[float, float],
           length: float) -> list[Curve]:
     """Loose fibres around a middle, in any direction."""
     draws = noise.uniform(seed, name, np.arange(count)[:, None], np.arange(5)[None])
     turn, radius = 2 * np.pi * draws[:, 0], np.sqrt(draws[:, 1])
     lines, columns = middle[0] + reach[0] * radius * np.cos(turn), middle[1] + reach[1] * radius * np.sin(turn)
     return [
-        bent(lines[i], columns[i], length * (0.6 + 0.8 * draws[i, 2]), 360 * draws[i, 3], draws[i, 4] - 0.5, steps=5)
+        bent(lines[i], columns[i], length * (0.6 + 0.8 * draws[i, 2]), 360 * draws[i, 3],
+             bend=draws[i, 4] - 0.5, steps=5)
         for i in range(count)
     ]
 
@@ -89,10 +90,10 @@ class Blob:
     unevenness: float = 0.12
 
     def box(self, margin: float) -> Box:
-        # The five harmonics of `depth` add up to 2.62 times the unevenness at most.
+        # The five harmonics of `depth` add up to 2.64 times the unevenness at most.
         grow = 1 + 2.65 * self.unevenness
-        reach = np.array([self.half_length, self.half_width]) * grow
-        return Curve(np.array([[self.line, self.column] - reach, [self.line, self.column] + reach])).box(margin)
+        middle, reach = np.array([self.line, self.column]), grow * np.array([self.half_length, self.half_width])
+        return Curve(np.stack([middle - reach, middle + reach])).box(margin)
 
     def depth(self, lines: Integers, columns: Integers) -> Array:
         """1 in the middle, 0 at the rim, negative outside; H×W."""

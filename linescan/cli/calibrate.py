@@ -1,0 +1,68 @@
+"""linescan calibrate: threshold and column calibration from good footage of one camera."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from linescan.cli.common import add_execution_arguments, add_model_arguments, closed
+from linescan.errors import FootageError
+from linescan.footage import Footage, open_footage
+from linescan.inspection.lines import Pixels
+from linescan.models.runner import Runner, choose_execution
+from linescan.recipe import load_setup, save_calibration
+from linescan.training.calibrate import FalseAlarms, choose_threshold, column_calibration, good_scores
+from linescan.training.produce import write_recipe
+
+if TYPE_CHECKING:
+    from argparse import _SubParsersAction
+
+
+def add_parser(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser("calibrate", help="find threshold and column calibration on good footage")
+    parser.set_defaults(run=run)
+    parser.add_argument("--images", required=True, nargs="+", metavar="DIR", help="good footage of this camera")
+    parser.add_argument("--output", required=True, type=Path, metavar="R.toml", help="the recipe to write")
+    parser.add_argument("--separate", action="store_true", help="each image is a roll of its own")
+    parser.add_argument("--no-columns", action="store_true", help="the threshold only, no column calibration")
+    parser.add_argument("--false-alarms", type=float, default=0.1, metavar="R", help="wanted per m², or per megapixel")
+    parser.add_argument("--pixel-size-mm", type=float, metavar="MM", help="makes the rate one per m²")
+    add_model_arguments(parser)
+    add_execution_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    with open_footage(args.images) as footage:
+        bounds = closed(args.columns, footage.columns)
+        setup = load_setup(args.model, None, stride=args.stride, threshold=args.threshold, columns=bounds)
+        bundle = setup.bundle
+        runner = Runner(bundle, choose_execution(bundle, args.device, args.precision, args.batch, args.threads))
+        rolls = [[pixels] for pixels in _lines(footage)] if args.separate else [_lines(footage)]
+        maps = good_scores(rolls, setup.settings, runner, footage.bit_depth, runner.device)
+    asked = FalseAlarms(args.false_alarms, args.pixel_size_mm)
+    columns_file = None
+    if not args.no_columns:
+        calibration = column_calibration(maps)
+        columns_file = args.output.with_suffix(".columns.npz")
+        save_calibration(columns_file, calibration, bundle.sha256, sum(map(len, maps)))
+        maps = [calibration.apply(torch.from_numpy(score)).numpy() for score in maps]
+    threshold, basis = choose_threshold(maps, setup.settings.scale, asked)
+    write_recipe(args.output, bundle, threshold, columns_file, setup.settings)
+    note = " (extrapolated: this much good web cannot show so low a rate)" if basis.extrapolated else ""
+    print(
+        f"threshold {threshold:.4f} for {basis.false_alarms:g} per {basis.per} on {basis.calibration_megapixels} "
+        f"megapixels{note}"
+    )
+    print(f"written: {args.output}" + (f", {columns_file}" if columns_file else ""))
+    return 0
+
+
+def _lines(footage: Footage) -> Iterator[Pixels]:
+    for frame in footage:
+        if frame.pixels is None:
+            raise FootageError(f"{frame.name} {frame.error}: good web to calibrate on must be readable")
+        yield frame.pixels

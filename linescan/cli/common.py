@@ -1,0 +1,61 @@
+"""What the commands share: arguments that return twice, and errors as one line and an exit code."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from linescan.errors import LinescanError
+
+INTERRUPTED = 130  # as a shell reports SIGINT
+
+
+def guarded(name: str, command: Callable[[], int]) -> int:
+    """Runs a command; what linescan raises on purpose becomes one line on stderr and its exit code."""
+    try:
+        return command()
+    except LinescanError as error:
+        print(f"{name}: error: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print(f"{name}: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        # the reader of our output went away: not an error, but nothing more can be said
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def columns(text: str) -> tuple[int, int | None]:
+    """A:B, A: or :B; None at the end is the last column."""
+    first, separator, end = text.partition(":")
+    try:
+        bounds = int(first or 0), int(end) if end else None
+    except ValueError:
+        bounds = (-1, None)
+    if not separator or bounds[0] < 0 or (bounds[1] is not None and bounds[1] <= bounds[0]):
+        raise argparse.ArgumentTypeError(f"{text!r}: columns are given as A:B with 0 <= A < B, or A: to the last one")
+    return bounds
+
+
+def closed(bounds: tuple[int, int | None] | None, width: int) -> tuple[int, int] | None:
+    """Columns with the end filled in from the footage's width."""
+    return None if bounds is None else (bounds[0], bounds[1] if bounds[1] is not None else width)
+
+
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", type=Path, metavar="M.pt", help="the model bundle")
+    parser.add_argument("--recipe", type=Path, metavar="R.toml", help="the product's recipe; it names a bundle too")
+    parser.add_argument("--stride", type=int, metavar="N", help="distance of the patches (default: the bundle's)")
+    parser.add_argument("--threshold", type=float, metavar="T", help="score above which a pixel is defective")
+    parser.add_argument("--columns", type=columns, metavar="A:B", help="inspect columns A…B−1 only")
+
+
+def add_execution_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--device", choices=("cpu", "cuda"), help="default: a GPU where there is one")
+    parser.add_argument("--precision", choices=("auto", "float32", "bfloat16", "float16"), default="auto")
+    parser.add_argument("--batch", type=int, metavar="N", help="patches a forward (default: measured at start)")
+    parser.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: all cores)")

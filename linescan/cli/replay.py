@@ -1,0 +1,113 @@
+"""linescan-replay: inspects recorded footage and writes what it found."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from tqdm import tqdm
+
+from linescan.cli.common import INTERRUPTED, add_execution_arguments, add_model_arguments, closed, guarded
+from linescan.errors import ConfigError
+from linescan.footage import open_footage
+from linescan.messages import Gap, Message, Region
+from linescan.models.runner import Runner, choose_execution
+from linescan.recipe import load_setup
+from linescan.replay import Replay, RollResult
+from linescan.replay.roll import is_final
+from linescan.replay.session import ReplayOptions
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = _parser().parse_args(argv)
+    return guarded("linescan-replay", lambda: run(args))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="linescan-replay", description="Inspect recorded footage.")
+    parser.add_argument(
+        "footage", nargs="+", metavar="FOOTAGE", help="a folder or glob of images, a video, a TIFF stack, an MCAP file"
+    )
+    add_model_arguments(parser)
+    add_execution_arguments(parser)
+    parser.add_argument("--output", type=Path, metavar="DIR", help="write events.jsonl and web.png there")
+    parser.add_argument("--residuals", action="store_true", help="also write residual.tiff, float32, every line")
+    parser.add_argument("--separate", action="store_true", help="each image is a roll of its own")
+    parser.add_argument("--speed", default="max", metavar="N|max", help="lines per second (default: max)")
+    parser.add_argument("--camera", metavar="NAME", help="which camera of an MCAP recording")
+    parser.add_argument("--bit-depth", type=int, choices=(10, 12, 16), help="of 16-bit images (default: 16)")
+    parser.add_argument("--quiet", action="store_true", help="no progress bar, no events, only the summary")
+    return parser
+
+
+def run(args: argparse.Namespace) -> int:
+    speed = _speed(args.speed)
+    if args.residuals and args.output is None:
+        raise ConfigError("--residuals needs --output DIR to write to")
+    with open_footage(args.footage, bit_depth=args.bit_depth, camera=args.camera) as footage:
+        setup = load_setup(
+            args.model,
+            args.recipe,
+            stride=args.stride,
+            threshold=args.threshold,
+            columns=closed(args.columns, footage.columns),
+        )
+        runner = Runner(
+            setup.bundle, choose_execution(setup.bundle, args.device, args.precision, args.batch, args.threads)
+        )
+        options = ReplayOptions(args.output, args.residuals, args.separate, speed, roll=_roll_name(args.footage))
+        start = time.perf_counter()
+        with tqdm(total=footage.total_lines, unit="line", unit_scale=True, disable=args.quiet or None) as bar:
+            told = (lambda _message: None) if args.quiet else _print_event
+            results = Replay(setup, runner, options, told, bar.update).run(footage)
+        _print_summary(results, footage.columns, time.perf_counter() - start, args.output)
+    return INTERRUPTED if results and results[-1].interrupted else 0
+
+
+def _speed(text: str) -> float:
+    if text == "max":
+        return 0.0
+    try:
+        speed = float(text)
+    except ValueError:
+        speed = -1.0
+    if speed <= 0:
+        raise ConfigError(f"--speed {text}: lines per second above 0, or max, expected")
+    return speed
+
+
+def _roll_name(paths: Sequence[str]) -> str:
+    return Path(paths[0]).stem if len(paths) == 1 else "roll"
+
+
+def _print_event(message: Message) -> None:
+    if isinstance(message, Gap):
+        tqdm.write(f"gap     lines {message.first_line}–{message.last_line}: {message.cause}", file=sys.stdout)
+    elif isinstance(message, Region) and is_final(message):
+        part = f", part {message.part}" if message.part else ""
+        tqdm.write(
+            f"defect  lines {message.first_line}–{message.last_line}, columns {message.first_column}–"
+            f"{message.last_column}, {message.area_px} px, peak {message.peak:.3g}{part}",
+            file=sys.stdout,
+        )
+
+
+def _print_summary(results: Sequence[RollResult], columns: int, seconds: float, output: Path | None) -> None:
+    lines = sum(result.end.lines for result in results)
+    inspected = sum(result.end.lines_inspected for result in results)
+    in_gaps = sum(result.end.lines_in_gaps for result in results)
+    regions = sum(result.regions for result in results)
+    rolls = f"{len(results)} rolls, " if len(results) != 1 else ""
+    if any(result.interrupted for result in results):
+        print("interrupted: what follows is what was read until then")
+    print(f"{rolls}{lines} lines = {inspected} inspected + {in_gaps} in gaps; {regions} defects")
+    print(f"{seconds:.1f} s, {lines * columns / 1e6 / max(seconds, 1e-9):.2f} MPix/s")
+    if output is not None:
+        print(f"written: {output}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,147 @@
+"""linescan train: from good footage to a bundle."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from tqdm import tqdm
+
+from linescan.cli.common import columns
+from linescan.config import SsimSettings, TrainingSettings, checked
+from linescan.errors import ConfigError
+from linescan.models.runner import has_fast_bfloat16
+from linescan.training.calibrate import FalseAlarms
+from linescan.training.dataset import load_good_images
+from linescan.training.produce import PRESETS, Recommendation, produce
+from linescan.training.train import Epoch, Trainer
+
+if TYPE_CHECKING:
+    from argparse import _SubParsersAction
+
+CONSTANTS = {"wang": (0.01**2, 0.03**2), "paper": (0.01, 0.03)}
+
+
+def add_parser(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser("train", help="train a model on defect-free footage and calibrate it")
+    parser.set_defaults(run=run)
+    default = TrainingSettings()
+    parser.add_argument("--images", required=True, nargs="+", metavar="DIR", help="defect-free footage")
+    parser.add_argument("--output", required=True, type=Path, metavar="M.pt", help="the bundle to write")
+    parser.add_argument("--columns", type=columns, metavar="A:B", help="train on columns A…B−1 only")
+    parser.add_argument("--preset", choices=sorted(PRESETS), default="default", help="how the model is to be used")
+    parser.add_argument("--method", choices=("ssim", "l2"), default="ssim", help="loss and residual")
+    parser.add_argument("--latent", type=int, default=default.latent_dim, metavar="D", help="d of Table 1")
+    parser.add_argument("--epochs", type=int, default=default.epochs, metavar="N")
+    parser.add_argument("--patches", type=int, default=default.patches, metavar="N")
+    parser.add_argument("--patch-size", type=int, default=default.patch_size, metavar="P")
+    parser.add_argument("--scale", type=int, default=default.scale, metavar="N", help="reduce the footage by 1/N")
+    parser.add_argument("--batch", type=int, default=default.batch, metavar="N")
+    parser.add_argument("--learning-rate", type=float, default=default.learning_rate, metavar="R")
+    parser.add_argument("--weight-decay", type=float, default=default.weight_decay, metavar="R")
+    parser.add_argument("--schedule", choices=("constant", "cosine"), default=default.schedule)
+    parser.add_argument("--augment", nargs="+", default=(), choices=("flip-lines", "flip-columns", "brightness"))
+    parser.add_argument("--seed", type=int, default=default.seed)
+    parser.add_argument("--precision", choices=("auto", "float32", "bfloat16"), default="auto")
+    parser.add_argument("--device", choices=("cpu", "cuda"))
+    ssim = parser.add_argument_group("SSIM (eq. 4–8)")
+    ssim.add_argument("--window", type=int, default=default.ssim.window, metavar="K")
+    ssim.add_argument("--window-kind", choices=("uniform", "gaussian"), default=default.ssim.kind)
+    ssim.add_argument("--constants", choices=sorted(CONSTANTS), default="wang", help="c1, c2")
+    ssim.add_argument("--exponents", nargs=3, type=float, default=(1.0, 1.0, 1.0), metavar=("α", "β", "γ"))
+    use = parser.add_argument_group("use of the model (default: the preset's)")
+    use.add_argument("--stride", type=int, metavar="N")
+    use.add_argument("--smoothing-sigma", type=float, metavar="S")
+    use.add_argument("--false-alarms", type=float, default=0.1, metavar="R", help="wanted per m², or per megapixel")
+    use.add_argument("--pixel-size-mm", type=float, metavar="MM", help="makes the rate one per m²")
+    use.add_argument("--terms", default="", metavar="TEXT", help="terms of the training images, stored in the bundle")
+    keep = parser.add_argument_group("checkpoints")
+    keep.add_argument("--fresh", action="store_true", help="do not resume from M.pt.checkpoint")
+    keep.add_argument("--bundle-every", type=int, metavar="N", help="also write M.epochNNN.pt every N epochs")
+
+
+def run(args: argparse.Namespace) -> int:
+    settings = _settings(args)
+    if not args.output.parent.is_dir():
+        raise ConfigError(f"--output {args.output}: the folder {args.output.parent} does not exist")
+    images = load_good_images(args.images, args.columns, settings.scale, settings.patch_size)
+    checkpoint = args.output.with_name(args.output.name + ".checkpoint")
+    if args.fresh:
+        checkpoint.unlink(missing_ok=True)
+    device = torch.device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    trainer = Trainer(images, settings, device, checkpoint)
+    if trainer.history:
+        print(f"resumed from {checkpoint} after epoch {trainer.history[-1].number}")
+    use, asked = _use(args), FalseAlarms(args.false_alarms, args.pixel_size_mm)
+
+    def after_epoch(epoch: Epoch) -> None:
+        bar.write(
+            f"epoch {epoch.number}: loss {epoch.loss:.4f}, held-out {epoch.validation_loss:.4f}, correlation "
+            f"{epoch.correlation:.3f}, contrast {epoch.contrast:.2f}"
+        )
+        if args.bundle_every and epoch.number % args.bundle_every == 0 and epoch.number < settings.epochs:
+            path = args.output.with_suffix(f".epoch{epoch.number:03d}.pt")
+            produce(trainer, images, use, asked, path, args.terms)
+
+    steps = -(-settings.patches // settings.batch)
+    with tqdm(total=steps * settings.epochs, initial=steps * len(trainer.history), unit="step") as bar:
+
+        def after_step(_step: int, _steps: int, loss: float) -> None:
+            bar.set_postfix_str(f"loss {loss:.4f}", refresh=False)
+            bar.update()
+
+        trainer.fit(after_step, after_epoch)
+    produced = produce(trainer, images, use, asked, args.output, args.terms)
+    _report(produced.bundle.metadata, produced.bundle.sha256, args.output, produced.recipe)
+    return 0
+
+
+def _settings(args: argparse.Namespace) -> TrainingSettings:
+    c1, c2 = CONSTANTS[args.constants]
+    alpha, beta, gamma = args.exponents
+    ssim: dict[str, Any] = {"window": args.window, "kind": args.window_kind, "c1": c1, "c2": c2}
+    precision = args.precision
+    if precision == "auto":
+        precision = "bfloat16" if torch.cuda.is_available() or has_fast_bfloat16() else "float32"
+    return checked(
+        TrainingSettings,
+        "linescan train",
+        method=args.method,
+        latent_dim=args.latent,
+        patch_size=args.patch_size,
+        scale=args.scale,
+        columns=args.columns,
+        epochs=args.epochs,
+        patches=args.patches,
+        batch=args.batch,
+        learning_rate=args.learning_rate,
+        weight_decay=args.weight_decay,
+        schedule=args.schedule,
+        augment=tuple(args.augment),
+        seed=args.seed,
+        precision=precision,
+        ssim=checked(SsimSettings, "linescan train", **ssim, alpha=alpha, beta=beta, gamma=gamma),
+    )
+
+
+def _use(args: argparse.Namespace) -> Recommendation:
+    preset = PRESETS[args.preset]
+    stride = args.stride if args.stride is not None else preset.stride
+    sigma = args.smoothing_sigma if args.smoothing_sigma is not None else preset.smoothing_sigma
+    if not 1 <= stride <= args.patch_size:
+        raise ConfigError(f"--stride {stride}: 1 to the patch size, {args.patch_size}, expected")
+    if args.false_alarms <= 0:
+        raise ConfigError(f"--false-alarms {args.false_alarms}: a rate above 0 expected")
+    return Recommendation(stride, preset.blend, sigma, preset.calibrate_columns)
+
+
+def _report(metadata: Any, sha256: str, output: Path, recipe: Path | None) -> None:
+    basis = metadata.threshold_basis
+    rate = f"{basis.false_alarms:g} per {basis.per}"
+    extrapolated = " (extrapolated beyond what this much good web can show)" if basis.extrapolated else ""
+    print(f"threshold {metadata.threshold:.4f} for {rate} on {basis.calibration_megapixels} megapixels{extrapolated}")
+    print(f"written: {output}\n  sha256 {sha256}")
+    if recipe is not None:
+        print(f"written: {recipe}, with a column calibration: the residual differs across this web")

@@ -1,0 +1,124 @@
+"""Runs a bundle's autoencoder in forwards of one fixed shape, on the CPU or a GPU."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from linescan.errors import ConfigError
+from linescan.models.bundle import Bundle
+
+Precision = Literal["float32", "bfloat16", "float16"]
+BATCHES = (16, 32, 64)  # candidates on a CPU; larger ones leave its cache
+GPU_BATCH = 256
+TRIAL_SECONDS = 0.4  # for each candidate
+
+
+@dataclass(frozen=True)
+class Execution:
+    """How the model runs; chosen once, since a patch's result depends on it in the last bits."""
+
+    device: str
+    precision: Precision
+    batch: int
+    threads: int
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+class Runner:
+    """Maps N×C×P×P float32 patches to reconstructions by forwards of exactly `execution.batch` patches.
+
+    A patch's result is the same at every place of a batch of one size, so how patches are grouped does not show; the
+    last forward is filled up with patches that do not count.
+    """
+
+    def __init__(self, bundle: Bundle, execution: Execution) -> None:
+        self.execution = execution
+        self.device = torch.device(execution.device)
+        self._dtype: torch.dtype = getattr(torch, execution.precision)
+        torch.set_num_threads(execution.threads)
+        if self.device.type == "cuda":
+            torch.backends.cudnn.benchmark = False
+            torch.backends.cudnn.deterministic = True
+        self._module = bundle.module(self.device, self._dtype)
+        meta = bundle.metadata
+        shape = (execution.batch, meta.channels, meta.patch_size, meta.patch_size)
+        self._input = torch.full(shape, 0.5, dtype=self._dtype, device=self.device).to(
+            memory_format=torch.channels_last
+        )
+        with torch.inference_mode():
+            for _ in range(3):  # the first calls of a TorchScript module specialise it
+                self._module(self._input)
+
+    def __call__(self, patches: Tensor) -> Tensor:
+        batch = self.execution.batch
+        result = torch.empty_like(patches, memory_format=torch.contiguous_format)
+        with torch.inference_mode():
+            for first in range(0, len(patches), batch):
+                part = patches[first : first + batch]
+                self._input[: len(part)].copy_(part)
+                result[first : first + batch].copy_(self._module(self._input)[: len(part)])
+        return result
+
+    def forward_once(self) -> None:
+        """One bare forward of the fixed shape: what the model alone costs."""
+        with torch.inference_mode():
+            self._module(self._input)
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+
+
+def choose_execution(
+    bundle: Bundle,
+    device: str | None = None,
+    precision: str = "auto",
+    batch: int | None = None,
+    threads: int | None = None,
+) -> Execution:
+    """What is asked for, and the rest by measurement: the fastest precision and batch of the machine at hand."""
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("device cuda asked for, but torch finds no GPU here; --device cpu runs without one")
+    threads = threads or len(os.sched_getaffinity(0))
+    precisions = _precisions(device, precision)
+    batches = (batch,) if batch else ((GPU_BATCH,) if device == "cuda" else BATCHES)
+    candidates = [Execution(device, p, b, threads) for p in precisions for b in batches]
+    if len(candidates) == 1:
+        return candidates[0]
+    return max(candidates, key=lambda execution: patches_per_second(bundle, execution))
+
+
+def patches_per_second(bundle: Bundle, execution: Execution, seconds: float = TRIAL_SECONDS) -> float:
+    """Throughput of the bare forward in one way of running it."""
+    forward = Runner(bundle, execution).forward_once
+    forward()
+    count, start = 0, time.perf_counter()
+    while (elapsed := time.perf_counter() - start) < seconds:
+        forward()
+        count += execution.batch
+    return count / elapsed
+
+
+def _precisions(device: str, asked: str) -> tuple[Precision, ...]:
+    if asked == "auto":
+        if device == "cuda":
+            return ("bfloat16",)
+        return ("bfloat16",) if has_fast_bfloat16() else ("float32",)
+    if asked not in ("float32", "bfloat16", "float16"):
+        raise ConfigError(f"precision {asked!r}: auto, float32, bfloat16 or float16 expected")
+    if asked == "float16" and device == "cpu":
+        raise ConfigError("precision float16 is for a GPU; a CPU runs float32 or bfloat16")
+    return (asked,)  # type: ignore[return-value]
+
+
+def has_fast_bfloat16() -> bool:
+    """Whether this CPU multiplies bfloat16 in hardware (AVX512-bf16 or AMX)."""
+    flags = torch.cpu.get_capabilities()
+    return bool(flags.get("avx512_bf16") or flags.get("amx_bf16"))

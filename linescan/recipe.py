@@ -1,0 +1,126 @@
+"""Bundle, recipe and arguments brought together: what one inspection runs with."""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from linescan.config import InspectionSettings, Recipe, checked, load_toml
+from linescan.errors import ConfigError, InputError, InspectionError
+from linescan.files import write_atomically
+from linescan.inspection.calibration import ColumnCalibration
+from linescan.inspection.reference import finds_reference_defect
+from linescan.models.bundle import Bundle, load_bundle
+from linescan.models.runner import Runner
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What decides an inspection's result, apart from how the model is run."""
+
+    bundle: Bundle
+    settings: InspectionSettings
+    calibration: ColumnCalibration | None
+    recipe: str  # the recipe's name, for the events
+
+    @property
+    def pinned(self) -> dict[str, Any]:
+        """What a `roll_start` says of it."""
+        return {"model_sha256": self.bundle.sha256, "inspection": self.settings.model_dump(mode="json")}
+
+
+def load_setup(
+    model: Path | None = None,
+    recipe: Path | None = None,
+    *,
+    stride: int | None = None,
+    threshold: float | None = None,
+    columns: tuple[int, int] | None = None,
+) -> Setup:
+    """Loads a bundle, by itself or through a recipe; arguments win over the recipe, the recipe over the bundle."""
+    product = load_toml(recipe, Recipe) if recipe is not None else None
+    bundle = _bundle(model, recipe, product)
+    asked = product.inspection.model_dump(exclude_none=True) if product else {}
+    given = {"stride": stride, "threshold": threshold, "columns": columns}
+    asked.update({key: value for key, value in given.items() if value is not None})
+    calibration = None
+    if product and recipe and product.calibration:
+        calibration = load_calibration(recipe.parent / product.calibration.file, bundle)
+        if "threshold" not in asked:
+            raise ConfigError(
+                f"{recipe}: inspection.threshold is missing: with a column calibration the score has another unit "
+                "than the bundle's threshold"
+            )
+    if product:
+        asked |= {"selvage": product.selvage, "lanes": product.lanes}
+    name = recipe.stem if recipe else Path(bundle.path).stem
+    return Setup(bundle, inspection_settings(bundle, asked, str(recipe or bundle.path)), calibration, name)
+
+
+def self_check(setup: Setup, runner: Runner) -> None:
+    """Raises InspectionError where the model does not find the planted defect of its reference patch."""
+    bundle = setup.bundle
+    place = bundle.metadata.reference
+    where = (place.first_line, place.last_line, place.first_column, place.last_column)
+    # a recipe's threshold may be in the calibrated score's unit, so the check uses the bundle's own where there is one
+    update = {"threshold": bundle.metadata.threshold} if setup.calibration is not None else {}
+    settings = setup.settings.model_copy(update=update)
+    if not finds_reference_defect(settings, runner, bundle.reference, where, runner.device):
+        raise InspectionError(
+            f"self-check: {bundle.path} at threshold {settings.threshold:g} does not find the defect of its own "
+            "reference patch; nothing that it passes can be trusted"
+        )
+
+
+def inspection_settings(bundle: Bundle, asked: dict[str, Any], origin: str) -> InspectionSettings:
+    """The bundle's settings with what was asked for on top; raises ConfigError naming `origin`."""
+    meta = bundle.metadata
+    fixed = {
+        "method": meta.method,
+        "ssim": meta.ssim,
+        "channels": meta.channels,
+        "patch_size": meta.patch_size,
+        "scale": meta.scale,
+        "blend": meta.blend,
+        "smoothing_sigma": meta.smoothing_sigma,
+        "band": meta.band,
+    }
+    chosen = {"stride": meta.stride, "threshold": meta.threshold, "columns": meta.columns}
+    return checked(InspectionSettings, origin, **{**chosen, **asked, **fixed})
+
+
+def _bundle(model: Path | None, recipe: Path | None, product: Recipe | None) -> Bundle:
+    if product is None or recipe is None:
+        if model is None:
+            raise ConfigError("a model is needed: --model M.pt, or --recipe R.toml that names one")
+        return load_bundle(model)
+    # a model given beside the recipe must still be the one that the recipe pins
+    return load_bundle(model or recipe.parent / product.model.file, product.model.sha256)
+
+
+def save_calibration(path: Path, calibration: ColumnCalibration, bundle_sha256: str, lines: int) -> None:
+    """Writes the column calibration as .npz, with the bundle it belongs to."""
+    about = json.dumps({"format": 1, "bundle_sha256": bundle_sha256, "lines": lines})
+    buffer = io.BytesIO()
+    np.savez(buffer, mean=calibration.mean, deviation=calibration.deviation, about=np.array(about))
+    write_atomically(path, buffer.getvalue())
+
+
+def load_calibration(path: Path, bundle: Bundle) -> ColumnCalibration:
+    """Reads a column calibration; raises InputError where it is damaged or made with another bundle."""
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            about = json.loads(str(arrays["about"]))
+            mean, deviation = arrays["mean"].astype(np.float32), arrays["deviation"].astype(np.float32)
+    except (OSError, ValueError, KeyError, EOFError) as error:
+        raise InputError(f"{path}: not a column calibration: {error}") from error
+    if mean.ndim != 1 or mean.shape != deviation.shape or not np.isfinite(mean).all() or not (deviation > 0).all():
+        raise InputError(f"{path}: a mean and a positive deviation for each column were expected")
+    if about.get("bundle_sha256") != bundle.sha256:
+        raise InputError(f"{path}: was made with another bundle than {bundle.path}; run `linescan calibrate` again")
+    return ColumnCalibration(mean, deviation)

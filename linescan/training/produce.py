@@ -1,0 +1,158 @@
+"""From a trained autoencoder to a bundle that can be used: threshold, column calibration, reference patch."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from linescan import __version__
+from linescan.config import Blend, InspectionSettings
+from linescan.errors import TrainingError
+from linescan.files import write_atomically
+from linescan.inspection.reference import finds_reference_defect
+from linescan.inspection.segment import Reconstruct
+from linescan.models.bundle import Bundle, BundleMetadata, Reference, load_bundle, save_bundle
+from linescan.models.runner import Runner, choose_execution
+from linescan.recipe import inspection_settings, save_calibration
+from linescan.training.calibrate import (
+    UNREACHABLE,
+    FalseAlarms,
+    choose_threshold,
+    column_calibration,
+    column_profile_is_real,
+    good_scores,
+)
+from linescan.training.dataset import GoodImages
+from linescan.training.synthetic import reference_candidates
+from linescan.training.train import Trainer
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """How the trained model is to be used on the web; `--preset paper` or `default`."""
+
+    stride: int
+    blend: Blend
+    smoothing_sigma: float
+    calibrate_columns: bool
+
+
+PRESETS = {
+    "paper": Recommendation(stride=30, blend="mean", smoothing_sigma=0.0, calibrate_columns=False),
+    "default": Recommendation(stride=64, blend="hann", smoothing_sigma=4.0, calibrate_columns=True),
+}
+
+
+@dataclass(frozen=True)
+class Produced:
+    """What `produce` wrote."""
+
+    bundle: Bundle
+    recipe: Path | None
+
+
+def produce(
+    trainer: Trainer, images: GoodImages, use: Recommendation, asked: FalseAlarms, output: Path, terms: str = ""
+) -> Produced:
+    """Calibrates on the held-out lines and writes the bundle, and a recipe where the web needs a column calibration."""
+    metadata = _metadata(trainer, images, use, terms)
+    # the threshold is found with the very file format and runner that will inspect
+    bundle = _draft(trainer, metadata)
+    runner = Runner(bundle, choose_execution(bundle, trainer.device.type))
+    settings = inspection_settings(bundle, {}, str(output)).model_copy(update={"columns": None})
+    rolls = [[lines] for lines in images.held_out_lines]
+    maps = good_scores(rolls, settings, runner, images.bit_depth, runner.device)
+    threshold, basis = choose_threshold(maps, metadata.scale, asked)
+    settings = settings.model_copy(update={"threshold": threshold})
+    patch, place = _reference(images, settings, runner, runner.device)
+    metadata = metadata.model_copy(update={"threshold": threshold, "threshold_basis": basis, "reference": place})
+    save_bundle(output, trainer.model, metadata, patch)
+    bundle = load_bundle(output)
+    recipe = None
+    if use.calibrate_columns and column_profile_is_real(maps):
+        calibration = column_calibration(maps)
+        scores = [calibration.apply(torch.from_numpy(score)).numpy() for score in maps]
+        threshold, _ = choose_threshold(scores, metadata.scale, asked)
+        columns = output.with_suffix(".columns.npz")
+        save_calibration(columns, calibration, bundle.sha256, sum(map(len, maps)))
+        settings = inspection_settings(bundle, {}, str(output))
+        recipe = write_recipe(output.with_suffix(".toml"), bundle, threshold, columns, settings)
+    return Produced(bundle, recipe)
+
+
+def _draft(trainer: Trainer, metadata: BundleMetadata) -> Bundle:
+    """The bundle as it will be, but for what is still to be found."""
+    blank = np.zeros((metadata.patch_size * metadata.scale,) * 2, np.uint8)
+    with tempfile.TemporaryDirectory(prefix="linescan-") as folder:
+        path = Path(folder) / "draft.pt"
+        save_bundle(path, trainer.model, metadata, blank)
+        return load_bundle(path)
+
+
+def write_recipe(
+    path: Path, bundle: Bundle, threshold: float, calibration: Path | None, settings: InspectionSettings
+) -> Path:
+    """Writes a recipe that pins the bundle; both files are named relative to it."""
+    text = f'[model]\nfile = "{_relative(Path(bundle.path), path)}"\nsha256 = "{bundle.sha256}"\n\n'
+    text += f"[inspection]\nthreshold = {threshold!r}\nstride = {settings.stride}\n"
+    if settings.columns is not None:
+        text += f"columns = [{settings.columns[0]}, {settings.columns[1]}]\n"
+    if calibration is not None:
+        text += f'\n[calibration]\nfile = "{_relative(calibration, path)}"\n'
+    write_atomically(path, text.encode())
+    return path
+
+
+def _relative(path: Path, recipe: Path) -> str:
+    try:
+        return path.resolve().relative_to(recipe.resolve().parent).as_posix()
+    except ValueError:
+        return path.resolve().as_posix()
+
+
+def _metadata(trainer: Trainer, images: GoodImages, use: Recommendation, terms: str) -> BundleMetadata:
+    settings, last = trainer.settings, trainer.history[-1]
+    return BundleMetadata(
+        method=settings.method,
+        channels=trainer.model.channels,
+        patch_size=settings.patch_size,
+        latent_dim=settings.latent_dim,
+        scale=settings.scale,
+        stride=use.stride,
+        threshold=UNREACHABLE,
+        blend=use.blend,
+        smoothing_sigma=use.smoothing_sigma,
+        ssim=settings.ssim,
+        band=images.band,
+        columns=settings.columns,
+        reference=Reference(first_line=0, last_line=0, first_column=0, last_column=0),
+        training=settings,
+        training_sha256=images.fingerprint,
+        metrics={
+            "epochs": last.number,
+            "loss": last.loss,
+            "validation_loss": last.validation_loss,
+            "correlation": last.correlation,
+            "contrast": last.contrast,
+        },
+        terms=terms,
+        version=__version__,
+    )
+
+
+def _reference(
+    images: GoodImages, settings: InspectionSettings, reconstruct: Reconstruct, device: torch.device
+) -> tuple[np.ndarray[tuple[int, ...], np.dtype[np.uint8]], Reference]:
+    side = settings.patch_size * settings.scale
+    for patch, place in reference_candidates(images.held_out_lines[0], images.bit_depth, side):
+        where = (place.first_line, place.last_line, place.first_column, place.last_column)
+        if finds_reference_defect(settings, reconstruct, patch, where, device):
+            return patch, place
+    raise TrainingError(
+        "at this threshold the model sees none of the blots pasted into good web: train longer, with another --seed, "
+        "or ask for a higher --false-alarms rate"
+    )

@@ -1,0 +1,276 @@
+"""The three invariants over drawn rolls: seams, offline = stream, accounting; and going on from a snapshot."""
+
+from __future__ import annotations
+
+from unittest.mock import patch
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from linescan.config import ImageBand, InspectionSettings, Lane, Selvage, SsimSettings
+from linescan.errors import InspectionError
+from linescan.inspection import segment
+from linescan.inspection.calibration import ColumnCalibration
+from linescan.inspection.inspector import Footprint
+from linescan.messages import Region
+from tests import reference
+from tests.inspection_kit import Case, Lost, Model, Pixels, Record, Roll, convolutions, feed, ramp, run
+
+few = settings(
+    max_examples=100, derandomize=True, deadline=None, database=None, suppress_health_check=list(HealthCheck)
+)
+many = settings(few, max_examples=1000)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+# ------------------------------------------------------------------------------------------------ drawn cases
+
+
+def ssim_settings() -> st.SearchStrategy[SsimSettings]:
+    exponent = st.sampled_from([1.0, 1.0, 1.0, 0.7, 1.3])
+    return st.builds(
+        SsimSettings, window=st.sampled_from([3, 7, 11]), kind=st.sampled_from(["uniform", "gaussian"]),
+        alpha=exponent, beta=exponent, gamma=exponent,
+    )  # fmt: skip
+
+
+def frame_heights() -> st.SearchStrategy[list[int]]:
+    return st.lists(st.integers(1, 40), min_size=1, max_size=12)
+
+
+@st.composite
+def inspection_settings(draw: st.DrawFn, width: int) -> InspectionSettings:
+    """Everything but the threshold, which is chosen between the scores."""
+    patch_size = 16
+    columns = None
+    if draw(st.sampled_from([False, False, True])):
+        first = draw(st.integers(0, width - 1))
+        columns = first, draw(st.integers(first + 1, width))
+    lanes = [Lane(name=name, first_column=i * width // 3, end_column=(i + 1) * width // 3 + 1) for i, name in
+             enumerate("abc")]  # fmt: skip
+    return InspectionSettings(
+        method=draw(st.sampled_from(["ssim", "ssim", "ssim", "l2"])),
+        ssim=draw(ssim_settings()),
+        channels=draw(st.sampled_from([1, 1, 1, 3])),
+        patch_size=patch_size,
+        scale=draw(st.sampled_from([1, 1, 2, 3])),
+        stride=draw(st.one_of(st.integers(3, patch_size), st.integers(1, patch_size))),
+        blend=draw(st.sampled_from(["mean", "hann"])),
+        smoothing_sigma=draw(st.sampled_from([0, 0, 1.5])),
+        threshold=0,
+        columns=columns,
+        band=draw(st.sampled_from([ImageBand(), ImageBand(), ImageBand(mean_low=0.35, lines=3)])),
+        selvage=draw(st.sampled_from([None, None, Selvage(backdrop="dark", level=0.2, hold_px=3)])),
+        lanes=tuple(draw(st.sampled_from([[], lanes]))),
+        min_area_px=draw(st.sampled_from([1, 1, 20])),
+        max_region_lines=draw(st.sampled_from([8192, 8192, 20])),
+    )
+
+
+def web(rng: np.random.Generator, lines: int, width: int, channels: int, bit_depth: int) -> Pixels:
+    """Noise on a slow pattern, with a few dull rectangles and a few dark lines."""
+    y, x = np.mgrid[:lines, :width]
+    image = 0.5 + 0.15 * np.sin(y / 3) * np.cos(x / 4) + rng.uniform(-0.2, 0.2, (lines, width))
+    for _ in range(3):
+        top, left = rng.integers(0, lines), rng.integers(0, width)
+        image[top : top + rng.integers(2, 30), left : left + rng.integers(2, 20)] *= rng.uniform(0.4, 1.6)
+    for _ in range(2):
+        top = rng.integers(0, lines)
+        image[top : top + rng.integers(1, 6)] *= 0.3
+    edge = rng.integers(0, max(width // 4, 1) + 1)
+    image[:, :edge] *= 0.2
+    pixels = (np.clip(image, 0, 1) * (2**bit_depth - 1)).astype(np.uint8 if bit_depth == 8 else np.uint16)
+    if channels == 3:
+        pixels = np.stack([pixels, pixels[::-1], pixels[:, ::-1]], -1)
+    return pixels
+
+
+@st.composite
+def rolls(draw: st.DrawFn, width: int, channels: int, bit_depth: int) -> Roll:
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    roll: Roll = []
+    for i in range(draw(st.sampled_from([1, 1, 2, 3]))):
+        if i:
+            roll.append(Lost(draw(st.integers(1, 9))))
+        lines = draw(st.sampled_from([1, 15, 16, 17, 40, 70, 110, 150])) + draw(st.integers(0, 9))
+        roll.append(web(rng, lines, width, channels, bit_depth))
+    return roll
+
+
+@st.composite
+def cases(draw: st.DrawFn, gate: bool = True) -> Case:
+    """With `gate` false no line can be invalid, so that a segment is what lies between two gaps."""
+    width = draw(st.sampled_from([1, 2, 15, 16, 17, 25, 40, 60, 90])) + draw(st.integers(0, 9))
+    asked = draw(inspection_settings(width))
+    bit_depth = draw(st.sampled_from([8, 8, 16]))
+    model: Model = draw(st.sampled_from([ramp, ramp, convolutions(asked.channels)]))
+    if not gate:
+        asked = asked.model_copy(update={"band": ImageBand()})
+    case = Case(asked, Footprint(width, bit_depth), draw(rolls(width, asked.channels, bit_depth)), model)
+    if draw(st.booleans()):
+        case = calibrated(case)
+    return between_scores(case, draw(st.floats(0.2, 0.95)))
+
+
+def calibrated(case: Case) -> Case:
+    first, end = case.settings.columns or (0, case.footprint.columns)
+    columns = np.arange(-(-(end - first) // case.settings.scale), dtype=np.float32)
+    calibration = ColumnCalibration(0.1 + 0.01 * columns, 0.5 + 0.02 * columns)
+    return Case(case.settings, case.footprint, case.roll, case.model, calibration)
+
+
+def between_scores(case: Case, quantile: float) -> Case:
+    """The case with a threshold in the middle of the widest gap between neighbouring scores near that quantile."""
+    found = np.unique(np.concatenate([whole.score.ravel() for _, whole in case.whole()]))
+    low = int(quantile * (len(found) - 1))
+    near = found[max(low - 5, 0) : low + 6].astype(np.float64)
+    if len(near) < 2:
+        threshold = float(near[0]) - 1
+    else:
+        widest = int(np.argmax(np.diff(near)))
+        threshold = float(near[widest] + near[widest + 1]) / 2
+    asked = case.settings.model_copy(update={"threshold": threshold})
+    return Case(asked, case.footprint, case.roll, case.model, case.calibration)
+
+
+# ------------------------------------------------------------------------------------------------ seams, accounting
+
+
+def check_seams(case: Case, heights: list[int]) -> None:
+    """`run` checks accounting and finality at each push on the way."""
+    whole = run(case, [case.lines])
+    cut = run(case, heights)
+    with patch.object(segment, "PATCHES_AT_ONCE", 1):
+        single = run(case, [1])
+    for other in (cut, single):
+        assert other.findings == whole.findings
+        assert other.plain_bands() == whole.plain_bands()
+
+
+@few
+@given(cases(), frame_heights())
+def test_frames_do_not_show_in_the_result(case: Case, heights: list[int]) -> None:
+    check_seams(case, heights)
+
+
+@pytest.mark.slow
+@many
+@given(cases(), frame_heights())
+def test_frames_do_not_show_in_the_result_at_length(case: Case, heights: list[int]) -> None:
+    check_seams(case, heights)
+
+
+# ------------------------------------------------------------------------------------------------ offline = stream
+
+
+def check_reference(case: Case, heights: list[int]) -> None:
+    record = run(case, heights)
+    exact, rounded = case.whole(), case.whole(exact=False)
+    # the same float32 operations in the same order: equal bit for bit, for every method, blend and calibration
+    together = np.concatenate([whole.score for _, whole in exact])
+    streamed = np.concatenate([band.band.score.numpy() for band in record.bands])
+    assert streamed.tobytes() == together.tobytes()
+    means = np.concatenate([band.band.reconstruction.numpy() for band in record.bands], 1)
+    assert means.tobytes() == np.concatenate([whole.reconstruction for _, whole in exact], 1).tobytes()
+    masks = np.concatenate([band.band.opened.numpy() for band in record.bands])
+    assert (masks == np.concatenate([whole.opened for _, whole in exact])).all()
+    # SSIM and Gaussian in float64, written independently: equal up to what float32 loses in E[x²] − E[x]²
+    np.testing.assert_allclose(together, np.concatenate([whole.score for _, whole in rounded]), atol=TOLERANCE)
+    compare_regions(case, record, exact)
+
+
+TOLERANCE = 2e-3
+
+
+def compare_regions(case: Case, record: Record, wholes: list[tuple[int, reference.Whole]]) -> None:
+    expected = [
+        (first, region)
+        for (first, whole), (_, lines) in zip(wholes, case.segments(), strict=True)
+        for region in reference.regions(whole, case.settings, first, len(lines), case.footprint.columns)
+    ]
+    found = sorted(record.final_regions, key=lambda region: region.id)
+    expected.sort(key=lambda item: identify(*item))
+    assert [region.id for region in found] == [identify(*item) for item in expected]
+    for region, (_, other) in zip(found, expected, strict=True):
+        assert (region.first_line, region.last_line, region.first_column, region.last_column) == other.bounds
+        assert (region.area_px, region.peak) == (other.area_px, other.peak)
+        assert region.mean == pytest.approx(other.mean, rel=1e-9)
+        assert region.lanes == tuple(
+            lane.name for lane in case.settings.lanes
+            if lane.end_column > other.bounds[2] and lane.first_column <= other.bounds[3]
+        )  # fmt: skip
+
+
+def identify(first: int, region: reference.Found) -> str:
+    return f"s{first}-l{region.key[0]}-c{region.key[1]}"
+
+
+def uncut(case: Case) -> Case:
+    asked = case.settings.model_copy(update={"max_region_lines": 8192})
+    return Case(asked, case.footprint, case.roll, case.model, case.calibration)
+
+
+@few
+@given(cases(gate=False), frame_heights())
+def test_a_stream_is_what_the_whole_in_memory_is(case: Case, heights: list[int]) -> None:
+    check_reference(uncut(case), heights)
+
+
+@pytest.mark.slow
+@many
+@given(cases(gate=False), frame_heights())
+def test_a_stream_is_what_the_whole_in_memory_is_at_length(case: Case, heights: list[int]) -> None:
+    check_reference(uncut(case), heights)
+
+
+# ------------------------------------------------------------------------------------------------ stop and go on
+
+
+def snapshot_bound(case: Case) -> int:
+    """Bytes: a header, the runs of the last row's labels, and the regions that reach it (apart by a pixel at least)."""
+    most = case.footprint.columns // 2 + 1
+    return 256 + 12 * most + 270 * min(most, case.settings.max_regions + len(case.settings.lanes) + 1)
+
+
+def check_resume(case: Case, stops: list[int], heights: list[int]) -> None:
+    undisturbed = run(case, [7])
+    record, snapshot, start = Record(), None, 0
+    for stop in [*stops, None]:
+        inspector = case.inspector(record, snapshot)
+        before = inspector.inspected_up_to, inspector.lines_in_gaps
+        for count, findings in enumerate(feed(inspector, case.roll, heights, start), 1):
+            record.findings += findings
+            assert (inspector.inspected_up_to, inspector.lines_in_gaps) >= before
+            if count == stop:
+                break
+        else:
+            record.findings += inspector.finish()
+            assert inspector.lines_pending == 0
+            assert inspector.lines_scanned == case.lines
+            break
+        snapshot, start = inspector.snapshot(), inspector.resume_from
+        assert len(snapshot) <= snapshot_bound(case)
+    assert record.findings == undisturbed.findings
+    assert record.plain_bands() == undisturbed.plain_bands()
+
+
+@few
+@given(cases(), st.lists(st.integers(1, 40), min_size=1, max_size=5), frame_heights())
+def test_a_new_inspector_goes_on_where_the_old_one_stopped(case: Case, stops: list[int], heights: list[int]) -> None:
+    check_resume(case, stops, heights)
+
+
+@pytest.mark.slow
+@many
+@given(cases(), st.lists(st.integers(1, 40), min_size=1, max_size=5), frame_heights())
+def test_a_new_inspector_goes_on_where_the_old_one_stopped_at_length(
+    case: Case, stops: list[int], heights: list[int]
+) -> None:
+    check_resume(case, stops, heights)
