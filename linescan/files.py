@@ -11,19 +11,27 @@ from typing import IO
 
 
 @contextmanager
-def atomic_file(path: Path) -> Iterator[IO[bytes]]:
-    """A file to write that takes `path`'s place once it is complete and on the disk; on an error nothing remains."""
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+def atomic_path(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path` to write to; it takes `path`'s place at the end, on an error nothing remains."""
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    os.close(descriptor)
+    temporary = Path(name)
     try:
-        with os.fdopen(descriptor, "wb") as file:
-            yield file
-            file.flush()
+        yield temporary
+        with temporary.open("rb+") as file:
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
+        temporary.chmod(0o644)
+        temporary.replace(path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[IO[bytes]]:
+    """`atomic_path`, opened for writing."""
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        yield file
 
 
 def write_atomically(path: Path, data: bytes) -> None:

@@ -11,11 +11,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from linescan.config import ImageBand, InspectionSettings, Lane, Selvage, SsimSettings
-from linescan.errors import InspectionError
 from linescan.inspection import segment
 from linescan.inspection.calibration import ColumnCalibration
 from linescan.inspection.inspector import Footprint
-from linescan.messages import Region
 from tests import reference
 from tests.inspection_kit import Case, Lost, Model, Pixels, Record, Roll, convolutions, feed, ramp, run
 
@@ -181,24 +179,23 @@ def check_reference(case: Case, heights: list[int]) -> None:
     assert means.tobytes() == np.concatenate([whole.reconstruction for _, whole in exact], 1).tobytes()
     masks = np.concatenate([band.band.opened.numpy() for band in record.bands])
     assert (masks == np.concatenate([whole.opened for _, whole in exact])).all()
-    # SSIM and Gaussian in float64, written independently: equal up to what float32 loses in E[x²] − E[x]²
-    np.testing.assert_allclose(together, np.concatenate([whole.score for _, whole in rounded]), atol=TOLERANCE)
+    # SSIM and Gaussian in float64, written independently: equal up to what float32 loses in E[x²] − E[x]² against c2
+    # (seen: 2e-6 in the median case, 5e-5 in one of a hundred, 1.4e-4 at most)
+    np.testing.assert_allclose(together, np.concatenate([whole.score for _, whole in rounded]), rtol=0, atol=1e-3)
     compare_regions(case, record, exact)
-
-
-TOLERANCE = 2e-3
 
 
 def compare_regions(case: Case, record: Record, wholes: list[tuple[int, reference.Whole]]) -> None:
     expected = [
-        (first, region)
+        (first, region, min(whole.score.shape) < case.settings.patch_size)
         for (first, whole), (_, lines) in zip(wholes, case.segments(), strict=True)
         for region in reference.regions(whole, case.settings, first, len(lines), case.footprint.columns)
     ]
     found = sorted(record.final_regions, key=lambda region: region.id)
-    expected.sort(key=lambda item: identify(*item))
-    assert [region.id for region in found] == [identify(*item) for item in expected]
-    for region, (_, other) in zip(found, expected, strict=True):
+    expected.sort(key=lambda item: identify(item[0], item[1]))
+    assert [region.id for region in found] == [identify(first, other) for first, other, _ in expected]
+    for region, (_, other, padded) in zip(found, expected, strict=True):
+        assert (region.part, region.coalesced, region.padded) == (0, False, padded)
         assert (region.first_line, region.last_line, region.first_column, region.last_column) == other.bounds
         assert (region.area_px, region.peak) == (other.area_px, other.peak)
         assert region.mean == pytest.approx(other.mean, rel=1e-9)
@@ -236,7 +233,7 @@ def test_a_stream_is_what_the_whole_in_memory_is_at_length(case: Case, heights: 
 def snapshot_bound(case: Case) -> int:
     """Bytes: a header, the runs of the last row's labels, and the regions that reach it (apart by a pixel at least)."""
     most = case.footprint.columns // 2 + 1
-    return 256 + 12 * most + 270 * min(most, case.settings.max_regions + len(case.settings.lanes) + 1)
+    return 128 + 11 * most + 230 * min(most, case.settings.max_regions + len(case.settings.lanes) + 1)
 
 
 def check_resume(case: Case, stops: list[int], heights: list[int]) -> None:
@@ -252,11 +249,10 @@ def check_resume(case: Case, stops: list[int], heights: list[int]) -> None:
                 break
         else:
             record.findings += inspector.finish()
-            assert inspector.lines_pending == 0
-            assert inspector.lines_scanned == case.lines
             break
         snapshot, start = inspector.snapshot(), inspector.resume_from
         assert len(snapshot) <= snapshot_bound(case)
+    assert inspector.lines_scanned == inspector.inspected_up_to == case.lines
     assert record.findings == undisturbed.findings
     assert record.plain_bands() == undisturbed.plain_bands()
 
@@ -274,3 +270,43 @@ def test_a_new_inspector_goes_on_where_the_old_one_stopped_at_length(
     case: Case, stops: list[int], heights: list[int]
 ) -> None:
     check_resume(case, stops, heights)
+
+
+def check_loss_after_resume(case: Case, stop: int, fed: int, lost: int, heights: list[int]) -> None:
+    """The new inspector gets `fed` frames, then `lost` lines are missing; `fed` 0: all that it asked for is gone."""
+    record = Record()
+    old = case.inspector(record)
+    for _, findings in zip(range(stop), feed(old, case.roll, heights), strict=False):
+        record.findings += findings
+    new = case.inspector(record, old.snapshot())
+    line = old.resume_from
+    for _, findings in zip(range(fed), feed(new, case.roll, heights, line), strict=False):
+        record.findings += findings
+        assert new.inspected_up_to >= old.inspected_up_to
+    line = max(new.lines_scanned, old.lines_scanned) + lost
+    if line < case.lines:
+        record.findings += new.push_gap(line - 1, "overrun")
+        assert new.inspected_up_to == line
+        for findings in feed(new, case.roll, heights, line):
+            record.findings += findings
+    record.findings += new.finish()
+    assert new.lines_pending == 0
+    # each line is in a band or in a gap, and in one only: what was inspected before the loss is no part of the gap
+    covered = np.zeros(case.lines, int)
+    for gap in record.gaps:
+        covered[gap.first_line : gap.last_line + 1] += 1
+    for band in record.bands:
+        covered[band.first_line : band.end_line] += 1
+    assert (covered[: new.lines_scanned] == 1).all()
+    assert new.lines_in_gaps == sum(gap.last_line - gap.first_line + 1 for gap in record.gaps)
+    told = [(region.id, region.part) for region in record.regions if region.phase == "open"]
+    closed = [(region.id, region.part) for region in record.regions if region.phase == "close"]
+    assert sorted(told) == sorted(closed)
+
+
+@few
+@given(cases(), st.integers(1, 40), st.integers(0, 6), st.integers(1, 9), frame_heights())
+def test_lines_lost_after_a_stop_are_a_gap_that_spares_what_was_inspected(
+    case: Case, stop: int, fed: int, lost: int, heights: list[int]
+) -> None:
+    check_loss_after_resume(case, stop, fed, lost, heights)

@@ -127,7 +127,7 @@ def test_what_the_writer_refuses(tmp_path: Path) -> None:
     writer.close()
     frames, _ = read(path)
     assert len(frames) == 2
-    assert (frames[1].pixels == picture(header(1))[:, ::-1]).all()
+    assert np.array_equal(np.asarray(frames[1].pixels), picture(header(1))[:, ::-1])
     with pytest.raises(FootageError, match="cannot be created: File exists"):
         McapWriter(path, "cam0")
     with pytest.raises(FootageError, match="cannot be created: No such file"):
@@ -218,7 +218,7 @@ def test_flipped_bits_are_never_silent(tmp_path: Path, finished: bool) -> None:
     data = record(path, headers, chunk_bytes=0)
     length = len(data) if finished else data.rindex(b"roll-1") + 1200  # within the index behind the last frame
     random = np.random.default_rng(4)
-    for _ in range(400):
+    for _ in range(200):
         damaged = bytearray(data[:length])
         damaged[random.integers(length)] ^= 1 << int(random.integers(8))
         path.write_bytes(damaged)

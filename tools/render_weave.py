@@ -34,8 +34,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if any(value < 1 for value in changes.values()):
         parser.error("seed, columns and lines are at least 1")
     preset = PRESETS[options.weave, options.preset]
-    preset = replace(preset, seed=changes.get("seed", preset.seed), columns=changes.get("columns", preset.columns),
-                     lines=changes.get("lines", preset.lines))
+    preset = replace(
+        preset,
+        seed=changes.get("seed", preset.seed),
+        columns=changes.get("columns", preset.columns),
+        lines=changes.get("lines", preset.lines),
+    )
     recording.write(preset, options.output, _command(options.weave, options.preset, changes))
     return 0
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 PNG, BMP, JPEG = b"\x89PNG\r\n\x1a\n", b"BM", b"\xff\xd8"
 TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+MAX_LINES = 1 << 20  # decoders take no more; a header that says so is damaged
 CUT_OFF = "is cut off after {} bytes"
 
 # The rest can only make the decoder complain (broken colour profiles) or change nothing: it is not shown to it.
@@ -105,4 +106,6 @@ def _bmp(data: bytes) -> Report:
         lines = abs(lines)  # negative: stored top-down
     if compression in _BMP_UNCOMPRESSED:
         size = start + (columns * bits + 31) // 32 * 4 * lines
-    return Report(lines, CUT_OFF.format(len(data)) if len(data) < size else None, False, data)
+    if len(data) < size:
+        return Report(lines if lines <= MAX_LINES else 0, CUT_OFF.format(len(data)))
+    return Report(lines, None, False, data)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import struct
 from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -63,8 +64,8 @@ class ImageFootage(Footage):
                 continue
             try:
                 pixels = _decode(tiff.single(stream, page))
-            except ValueError as error:  # the file shrank meanwhile
-                pixels = f"is cut off: {error}"
+            except (ValueError, struct.error) as error:  # the file shrank meanwhile, or a tag holds an absurd value
+                pixels = f"is cut off or damaged: {error}"
             if not isinstance(pixels, str) and page.white_is_zero:
                 pixels = np.invert(pixels)
             if not isinstance(pixels, str) and page.packed_bits:

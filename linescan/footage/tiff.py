@@ -14,6 +14,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import BinaryIO
 
+from linescan.footage.formats import MAX_LINES
+
 # Bytes of a value of each field type.
 _TYPE_SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
 _SHORT, _LONG, _LONG8 = 3, 4, 16
@@ -182,7 +184,9 @@ def _checked(page: Page, size: int) -> Page:
     sizes = page.numbers(_TILE_SIZES if tiled else _STRIP_SIZES)
     lines, samples, error = page.number(_LINES, 0), page.number(_SAMPLES, 1), None
     end = max((offset + length for offset, length in zip(offsets, sizes, strict=False)), default=0)
-    if not lines or not offsets or len(offsets) != len(sizes):
+    if lines > MAX_LINES:
+        lines, error = 0, f"is damaged: {lines} lines announced"
+    elif not lines or not offsets or len(offsets) != len(sizes):
         error = "is damaged: its directory does not say where the pixels are"
     elif end > size:
         error = f"is cut off: its pixels end at byte {end}, it has {size}"

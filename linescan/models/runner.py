@@ -41,6 +41,7 @@ class Runner:
 
     def __init__(self, bundle: Bundle, execution: Execution) -> None:
         self.execution = execution
+        self.patches = 0  # reconstructed so far
         self.device = torch.device(execution.device)
         self._dtype: torch.dtype = getattr(torch, execution.precision)
         torch.set_num_threads(execution.threads)
@@ -59,6 +60,7 @@ class Runner:
 
     def __call__(self, patches: Tensor) -> Tensor:
         batch = self.execution.batch
+        self.patches += len(patches)
         result = torch.empty_like(patches, memory_format=torch.contiguous_format)
         with torch.inference_mode():
             for first in range(0, len(patches), batch):
@@ -86,13 +88,18 @@ def choose_execution(
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     if device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("device cuda asked for, but torch finds no GPU here; --device cpu runs without one")
-    threads = threads or len(os.sched_getaffinity(0))
+    threads = threads or available_threads()
     precisions = _precisions(device, precision)
     batches = (batch,) if batch else ((GPU_BATCH,) if device == "cuda" else BATCHES)
     candidates = [Execution(device, p, b, threads) for p in precisions for b in batches]
     if len(candidates) == 1:
         return candidates[0]
     return max(candidates, key=lambda execution: patches_per_second(bundle, execution))
+
+
+def available_threads() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0))
 
 
 def patches_per_second(bundle: Bundle, execution: Execution, seconds: float = TRIAL_SECONDS) -> float:

@@ -11,7 +11,7 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
-from linescan.files import atomic_file
+from linescan.files import atomic_path, write_atomically
 from linescan.inspection.inspector import FinalBand
 from linescan.inspection.lines import Pixels
 
@@ -123,8 +123,7 @@ class WebPicture:
         cv2.drawContours(picture, contours, -1, RED, 1)
         ok, png = cv2.imencode(".png", picture)
         assert ok
-        with atomic_file(path) as file:
-            file.write(png.tobytes())
+        write_atomically(path, png.tobytes())
 
 
 class ResidualFile:
@@ -161,13 +160,13 @@ class ResidualFile:
     def save(self, path: Path, lines: int) -> None:
         self.pad_to(lines)
         self._spill.flush()
-        with self._spill, atomic_file(path) as file:
+        with self._spill, atomic_path(path) as temporary:
             if not self._lines:
                 return
             shape = (self._lines, self._columns)
             whole = np.memmap(self._spill, np.float32, "r", shape=shape)
             strips = (np.asarray(whole[first : first + 256]) for first in range(0, self._lines, 256))
-            tifffile.imwrite(file, strips, shape=shape, dtype=np.float32, rowsperstrip=256, bigtiff=True)
+            tifffile.imwrite(temporary, strips, shape=shape, dtype=np.float32, rowsperstrip=256, bigtiff=True)
 
     def discard(self) -> None:
         self._spill.close()

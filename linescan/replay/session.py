@@ -46,7 +46,7 @@ class Replay:
         runner: Runner,
         options: ReplayOptions,
         on_message: Callable[[Message], None] | None = None,
-        on_lines: Callable[[int], None] | None = None,
+        on_lines: Callable[[int], object] | None = None,
     ) -> None:
         self._setup, self._runner, self._options = setup, runner, options
         self._on_message = on_message or (lambda _message: None)

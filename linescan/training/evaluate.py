@@ -130,7 +130,9 @@ def evaluate(
         good: more images, without defects.
     """
     known = _masks(masks)
-    counts, rows, names = DefectCount(), [], []
+    counts = DefectCount()
+    rows: list[SheetRow] = []
+    images_seen = 0
     with PixelScores() as pixels:
         for paths, has_mask in ((images, True), (good, False)):
             if not paths:
@@ -140,10 +142,10 @@ def evaluate(
                 inspected = np.isfinite(result.score)
                 pixels.add(np.where(inspected, result.score, 0), defect, ~inspected)
                 counts.add(result, defect, inspected)
-                names.append(result.name)
+                images_seen += 1
                 if len(rows) < SHEET_ROWS and defect.any():
                     rows.append(_row(result, defect, inspected))
-        metrics = _metrics(pixels, counts, setup, len(names))
+        metrics = _metrics(pixels, counts, setup, images_seen)
         output.mkdir(parents=True, exist_ok=True)
         _write(output, metrics, pixels, rows)
     return metrics

@@ -60,8 +60,9 @@ class Web:
             _part(wefts, rows, across, lines[0], columns[0])[:] += along / product.weft.pitch_px
         warp = _Surface(layout, "warp", (warps, wefts), (lines, columns), gaps)
         weft = _Surface(layout, "weft", (wefts.T, warps.T), (columns, lines), gaps)
-        scene = _woven((warp.height, warp.cover, warp.light), (weft.height.T, weft.cover.T, weft.light.T),
-                       product.backdrop)
+        scene = _woven(
+            (warp.height, warp.cover, warp.light), (weft.height.T, weft.cover.T, weft.light.T), product.backdrop
+        )
         for defect, rows, across in near:
             part = _part(scene, rows, across, lines[0], columns[0])
             part[:] = defect.paint(part, rows, across)
@@ -72,7 +73,8 @@ class Web:
         from_middle = (columns + 0.5) / self.columns * 2 - 1
         gain = 1 - camera.falloff * from_middle**2 + camera.gain * noise.gaussian(seed, "gain", columns)
         drift = noise.field(seed, "lamp", lines, np.zeros(1), (900, 1)) + noise.field(
-            seed, "brightness", lines, columns, (500, 350))
+            seed, "brightness", lines, columns, (500, 350)
+        )
         signal = light * gain[None] * (1 + camera.drift * drift)
         deviation = np.sqrt(camera.read_noise**2 + camera.photon_noise * np.maximum(signal, 0))
         signal = signal + deviation * noise.gaussian(seed, "sensor", lines[:, None], columns[None])
@@ -83,8 +85,14 @@ class Web:
 class _Surface:
     """One system of yarns seen from above: height in pixels, cover 0..1, light sent to the camera; S×C."""
 
-    def __init__(self, layout: Layout, system: System, numbers: tuple[Array, Array],
-                 positions: tuple[Integers, Integers], gaps: tuple[YarnGap, ...]) -> None:
+    def __init__(
+        self,
+        layout: Layout,
+        system: System,
+        numbers: tuple[Array, Array],
+        positions: tuple[Integers, Integers],
+        gaps: tuple[YarnGap, ...],
+    ) -> None:
         """`numbers` and `positions` are those of this system and of the other, as `Layout.coordinates` counts."""
         (number, other), (position, other_position) = numbers, positions
         self.layout, self.system = layout, system

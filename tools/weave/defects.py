@@ -100,8 +100,10 @@ class Roughened(Defect):
 
     def push(self, lines: Integers, columns: Integers) -> tuple[Array, Array]:
         strength = 2.6 * self._strength(lines, columns)
-        return (strength * noise.field(self.seed, "push along", lines, columns, (7, 9)),
-                strength * noise.field(self.seed, "push across", lines, columns, (9, 7)))
+        return (
+            strength * noise.field(self.seed, "push along", lines, columns, (7, 9)),
+            strength * noise.field(self.seed, "push across", lines, columns, (9, 7)),
+        )
 
     def paint(self, scene: Array, lines: Integers, columns: Integers) -> Array:
         strength = self._strength(lines, columns)
@@ -203,8 +205,12 @@ class BrokenYarn(MissingYarn):
         self.half_width = 0.62 * layout.yarns(self.system).half_width_px
         self.ends = [self._loose(spec, seed, end) for end in (0, 1)]
         boxes = [end.box(self.half_width + 3) for end in self.ends] + [self.box]
-        self.box = Box(min(b.first_line for b in boxes), max(b.last_line for b in boxes),
-                       min(b.first_column for b in boxes), max(b.last_column for b in boxes))
+        self.box = Box(
+            min(b.first_line for b in boxes),
+            max(b.last_line for b in boxes),
+            min(b.first_column for b in boxes),
+            max(b.last_column for b in boxes),
+        )
 
     def _loose(self, spec: Planted, seed: int, end: int) -> Curve:
         """A yarn end that leaves its place where the gap begins or ends and lies aslant over its neighbours."""

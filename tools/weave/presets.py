@@ -31,10 +31,18 @@ class Preset:
         """The roll; a defect that does not lie wholly within it is left out."""
         layout = Layout(self.product, self.seed)
         defects = [plant(planted, layout) for planted in self.defects]
-        return Web(layout, self.columns, [
-            defect for defect in defects
-            if defect.box.first_line >= 0 and defect.box.last_line < self.lines
-            and defect.box.first_column >= 0 and defect.box.last_column < self.columns])
+        return Web(
+            layout,
+            self.columns,
+            [
+                defect
+                for defect in defects
+                if defect.box.first_line >= 0
+                and defect.box.last_line < self.lines
+                and defect.box.first_column >= 0
+                and defect.box.last_column < self.columns
+            ],
+        )
 
 
 _DEMO = (
@@ -97,8 +105,13 @@ _DEMO_TWILL = (
 )
 
 
-def _woven(weave: Weave, pitches: tuple[float, float], half_widths: tuple[float, float],
-           greys: tuple[float, float], camera: Camera) -> Product:
+def _woven(
+    weave: Weave,
+    pitches: tuple[float, float],
+    half_widths: tuple[float, float],
+    greys: tuple[float, float],
+    camera: Camera,
+) -> Product:
     """Pairs are warp, weft."""
     turns = (5.0, 5.5) if weave == "plain" else (4.6, 5.0)
     warp, weft = (Yarns(*numbers) for numbers in zip(pitches, half_widths, greys, turns, strict=True))
@@ -109,15 +122,31 @@ PRESETS: dict[tuple[Weave, Name], Preset] = {
     ("plain", "train"): Preset(_woven("plain", (8.0, 8.8), (3.70, 3.90), (178, 168), Camera()), 11, 768, 4096),
     ("plain", "demo"): Preset(
         _woven("plain", (8.06, 8.70), (3.74, 3.87), (174, 166), Camera(read_noise=1.2, photon_noise=0.033)),
-        23, 640, 3072, _DEMO),
+        23,
+        640,
+        3072,
+        _DEMO,
+    ),
     ("plain", "tests"): Preset(
         _woven("plain", (7.95, 8.86), (3.66, 3.93), (181, 169), Camera(read_noise=1.0, photon_noise=0.028)),
-        37, 320, 1024, _TESTS),
+        37,
+        320,
+        1024,
+        _TESTS,
+    ),
     ("twill", "train"): Preset(_woven("twill", (6.6, 7.6), (3.05, 3.30), (178, 160), Camera()), 41, 512, 2048),
     ("twill", "demo"): Preset(
         _woven("twill", (6.55, 7.68), (3.03, 3.34), (175, 161), Camera(read_noise=1.2, photon_noise=0.033)),
-        53, 512, 1536, _DEMO_TWILL),
+        53,
+        512,
+        1536,
+        _DEMO_TWILL,
+    ),
     ("twill", "tests"): Preset(
         _woven("twill", (6.65, 7.55), (3.08, 3.27), (180, 158), Camera(read_noise=1.0, photon_noise=0.028)),
-        67, 320, 1024, _TESTS),
+        67,
+        320,
+        1024,
+        _TESTS,
+    ),
 }

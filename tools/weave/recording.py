@@ -102,6 +102,13 @@ def _write_image(path: Path, image: Image) -> None:
 
 def _readme(preset: Preset, defects: int, command: str) -> str:
     parameters = json.dumps(asdict(preset.product), indent=2)
-    return README.format(command=command, lines=preset.lines, columns=preset.columns, frame_lines=FRAME_LINES,
-                         defects=defects or "none", masks=MASKS if defects else "", seed=preset.seed,
-                         parameters=parameters)
+    return README.format(
+        command=command,
+        lines=preset.lines,
+        columns=preset.columns,
+        frame_lines=FRAME_LINES,
+        defects=defects or "none",
+        masks=MASKS if defects else "",
+        seed=preset.seed,
+        parameters=parameters,
+    )

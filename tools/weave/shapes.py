@@ -65,15 +65,17 @@ def bent(line: float, column: float, length: float, angle_deg: float, *, bend: f
     return Curve(np.array([line, column]) + length * (way * direction + bend * (0.5 - 2 * way**2) * normal))
 
 
-def hairs(seed: int, name: str, count: int, *, middle: tuple[float, float], reach: tuple[float, float],
-          length: float) -> list[Curve]:
+def hairs(
+    seed: int, name: str, count: int, *, middle: tuple[float, float], reach: tuple[float, float], length: float
+) -> list[Curve]:
     """Loose fibres around a middle, in any direction."""
     draws = noise.uniform(seed, name, np.arange(count)[:, None], np.arange(5)[None])
     turn, radius = 2 * np.pi * draws[:, 0], np.sqrt(draws[:, 1])
     lines, columns = middle[0] + reach[0] * radius * np.cos(turn), middle[1] + reach[1] * radius * np.sin(turn)
     return [
-        bent(lines[i], columns[i], length * (0.6 + 0.8 * draws[i, 2]), 360 * draws[i, 3],
-             bend=draws[i, 4] - 0.5, steps=5)
+        bent(
+            lines[i], columns[i], length * (0.6 + 0.8 * draws[i, 2]), 360 * draws[i, 3], bend=draws[i, 4] - 0.5, steps=5
+        )
         for i in range(count)
     ]
 

@@ -97,8 +97,13 @@ class Layout:
         second = np.abs(after) / half_width[row + 1, along] < np.abs(before) / half_width[row, along]
         row = row + second
         present = _presence(system, yarns, position, gaps)
-        return Nearest(yarns[row], np.where(second, after, before), half_width[row, along],
-                       self.grey(system, yarns, position)[row, along], present[row, along])
+        return Nearest(
+            yarns[row],
+            np.where(second, after, before),
+            half_width[row, along],
+            self.grey(system, yarns, position)[row, along],
+            present[row, along],
+        )
 
     def warp_is_up(self, warp: Integers, weft: Integers) -> Mask:
         """The weave: whether the warp yarn passes over the weft yarn."""

@@ -1,0 +1,60 @@
+"""linescan bench: what the machine at hand does with a bundle."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from linescan.bench import bare_table, end_to_end, machine, peak_memory
+from linescan.cli.common import add_execution_arguments, add_model_arguments
+from linescan.files import write_atomically
+from linescan.models.runner import Precision, available_threads, choose_execution, has_fast_bfloat16
+from linescan.recipe import load_setup
+
+if TYPE_CHECKING:
+    from argparse import _SubParsersAction
+
+
+def add_parser(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser("bench", help="measure the bare model and the whole inspection on this machine")
+    parser.set_defaults(run=run)
+    add_model_arguments(parser)
+    add_execution_arguments(parser)
+    parser.add_argument("--width", type=int, default=2048, metavar="W", help="columns of the web (default: 2048)")
+    parser.add_argument("--lines", type=int, default=2048, metavar="N", help="lines of the web (default: 2048)")
+    parser.add_argument("--memory", action="store_true", help="only the peak memory over a roll of --lines lines")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures there")
+
+
+def run(args: argparse.Namespace) -> int:
+    setup = load_setup(args.model, args.recipe, threshold=args.threshold)
+    chosen = choose_execution(setup.bundle, args.device, args.precision, args.batch, args.threads)
+    figures: dict[str, Any] = {"machine": machine(), "execution": chosen.as_dict()}
+    print("  ".join(f"{key} {value}" for key, value in figures["machine"].items()))
+    if args.memory:
+        figures["memory"] = peak_memory(setup, chosen, args.width, args.lines)
+        print(
+            f"{args.lines} lines of {args.width} columns: peak {figures['memory']['peak_mib']} MiB, "
+            f"{figures['memory']['loaded_mib']} MiB with the model loaded"
+        )
+    else:
+        precisions: list[Precision] = ["float32", "bfloat16"] if has_fast_bfloat16() else ["float32"]
+        threads = sorted({1, available_threads()})
+        figures["bare_patches_per_second"] = bare_table(setup, chosen.device, threads, precisions)
+        for name, rate in figures["bare_patches_per_second"].items():
+            print(f"bare forward, {name}: {rate:.0f} patches/s")
+        strides = [args.stride] if args.stride else sorted({30, setup.settings.stride})
+        figures["end_to_end"] = []
+        for stride in strides:
+            result = end_to_end(setup, chosen, stride, args.width, args.lines)
+            figures["end_to_end"].append(vars(result))
+            print(
+                f"end to end, stride {stride}, {chosen.precision}, batch {chosen.batch}: "
+                f"{result.megapixels_per_second:.2f} MPix/s, {result.patches_per_second:.0f} patches/s = "
+                f"{result.ratio:.2f} of the bare forward's {result.bare_patches_per_second:.0f}"
+            )
+    if args.json is not None:
+        write_atomically(args.json, json.dumps(figures, indent=1).encode())
+    return 0
