@@ -185,7 +185,7 @@ def load_toml(path: Path, kind: type[S]) -> S:
         raise ConfigError(f"{path}: {explain(error)}") from error
 
 
-def checked(kind: type[S], origin: str, **fields: object) -> S:
+def checked(kind: type[S], origin: str, /, **fields: object) -> S:
     """Settings from arguments; raises ConfigError naming `origin`, key, value and what was expected."""
     try:
         return kind.model_validate(fields)

@@ -1,0 +1,12 @@
+#!/usr/bin/env bash
+# Sets up .venv and inspects the shipped footage with the shipped model; shows what was found against what was planted.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+. tools/setup.sh
+setup_venv
+out="${1:-out/demo}"
+linescan-replay footage/demo --model models/weave.pt --output "$out"
+echo
+echo "against the defects that were planted (docs/acceptance.md):"
+python tools/score.py "$out/events.jsonl" footage/demo/defects.json --columns 640 --demand
+echo "look at $out/web.png: the regions are outlined in red"
