@@ -9,11 +9,27 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
+from linescan.errors import ConfigError
+
+
+def make_folder(path: Path) -> None:
+    """Makes the folder and those above it where they are missing; raises ConfigError."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{path}: the folder cannot be made: {error.strerror}") from error
+
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` to write to; it takes `path`'s place at the end, on an error nothing remains."""
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    """A temporary path beside `path` to write to; it takes `path`'s place at the end, on an error nothing remains.
+
+    Raises ConfigError where the folder cannot be written to.
+    """
+    try:
+        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be written: {error.strerror}") from error
     os.close(descriptor)
     temporary = Path(name)
     try:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from linescan.config import InspectionSettings, Recipe, checked, load_toml
-from linescan.errors import ConfigError, InputError, InspectionError
+from linescan.errors import ConfigError, FootageError, InputError, InspectionError
 from linescan.files import write_atomically
 from linescan.inspection.calibration import ColumnCalibration
 from linescan.inspection.reference import finds_reference_defect
@@ -60,6 +62,22 @@ def load_setup(
         asked |= {"selvage": product.selvage, "lanes": product.lanes}
     name = recipe.stem if recipe else Path(bundle.path).stem
     return Setup(bundle, inspection_settings(bundle, asked, str(recipe or bundle.path)), calibration, name)
+
+
+def check_footage(setup: Setup, columns: int, channels: int) -> None:
+    """Raises FootageError or ConfigError where footage of so many columns and channels cannot be inspected so."""
+    settings, name = setup.settings, setup.bundle.path
+    if channels != settings.channels:
+        raise FootageError(f"the footage has {channels} channels, {name} was trained on {settings.channels}")
+    first, end = settings.columns or (0, columns)
+    if end > columns:
+        raise ConfigError(f"columns {first}:{end} are asked for, the footage has {columns}")
+    width = -(-(end - first) // settings.scale)
+    if setup.calibration is not None and len(setup.calibration.mean) != width:
+        raise ConfigError(
+            f"columns {first}:{end} are {width} after scaling, the recipe's column calibration is for "
+            f"{len(setup.calibration.mean)}; run `linescan calibrate` again"
+        )
 
 
 def self_check(setup: Setup, runner: Runner) -> None:
@@ -115,12 +133,15 @@ def load_calibration(path: Path, bundle: Bundle) -> ColumnCalibration:
     """Reads a column calibration; raises InputError where it is damaged or made with another bundle."""
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            about = json.loads(str(arrays["about"]))
+            made_with = json.loads(str(arrays["about"]))["bundle_sha256"]
             mean, deviation = arrays["mean"].astype(np.float32), arrays["deviation"].astype(np.float32)
-    except (OSError, ValueError, KeyError, EOFError) as error:
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except (ValueError, LookupError, TypeError, AttributeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise InputError(f"{path}: not a column calibration: {error}") from error
-    if mean.ndim != 1 or mean.shape != deviation.shape or not np.isfinite(mean).all() or not (deviation > 0).all():
+    finite = bool(np.isfinite(mean).all() and np.isfinite(deviation).all())
+    if mean.ndim != 1 or mean.shape != deviation.shape or not finite or not (deviation > 0).all():
         raise InputError(f"{path}: a mean and a positive deviation for each column were expected")
-    if about.get("bundle_sha256") != bundle.sha256:
+    if made_with != bundle.sha256:
         raise InputError(f"{path}: was made with another bundle than {bundle.path}; run `linescan calibrate` again")
     return ColumnCalibration(mean, deviation)

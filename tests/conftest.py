@@ -8,6 +8,7 @@ import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import cv2
 import numpy as np
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 from linescan.cli.main import main
 from linescan.config import ImageBand, SsimSettings, TrainingSettings
 from linescan.footage import write_image
+from linescan.models import runner
 from linescan.models.bundle import BundleMetadata, Reference, save_bundle
 
 Grey = NDArray[np.uint8]
@@ -32,11 +34,12 @@ TINY = (
 RUN = ("--device", "cpu", "--precision", "float32", "--batch", "8", "--threads", "1")
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(1)  # a Runner sets it for the process
+@pytest.fixture(autouse=True, scope="session")
+def _small_machine() -> Iterator[None]:
+    """One thread, and as good as no time to find the best batch: the tests share their machine."""
+    with patch.object(runner, "available_threads", return_value=1), patch.object(runner, "TRIAL_SECONDS", 0.001):
+        torch.set_num_threads(1)
+        yield
 
 
 # ------------------------------------------------------------------------------------------------ footage
@@ -69,7 +72,6 @@ def good_footage(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_bundle(tmp_path_factory: pytest.TempPathFactory, good_footage: Path) -> Path:
     """Trained by the real command in a few seconds; it finds blots on the weave."""
-    torch.set_num_threads(1)
     path = tmp_path_factory.mktemp("tiny") / "M.pt"
     amount = ("--epochs", "4", "--patches", "400", "--stride", "16", "--false-alarms", "1")
     assert main(["train", "--images", str(good_footage), "--output", str(path), *TINY, *amount]) == 0

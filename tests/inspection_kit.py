@@ -219,7 +219,7 @@ class Checker:
         assert sum(counts) == inspector.lines_scanned
         assert inspector.inspected_up_to >= self._inspected_up_to
         assert inspector.lines_pending <= self._case.pending_bound()
-        assert inspector.resume_from <= inspector.inspected_up_to
+        assert inspector.resume_from <= inspector.lines_scanned
 
     def _gap(self, gap: Gap) -> None:
         assert self._gap_end <= gap.first_line <= gap.last_line

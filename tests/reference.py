@@ -160,7 +160,9 @@ def residual(web: Floats, mean: Floats, settings: InspectionSettings, exact: boo
     if settings.method == "l2":
         return ((torch.from_numpy(x) - torch.from_numpy(y)) ** 2).mean(0).numpy()
     if exact:
-        values: Floats = (1 - engine.similarity(torch.from_numpy(x), torch.from_numpy(y), settings.ssim).mean(0)).numpy()
+        values: Floats = (
+            1 - engine.similarity(torch.from_numpy(x), torch.from_numpy(y), settings.ssim).mean(0)
+        ).numpy()
         return values
     return (1 - np.mean([similarity(*pair, settings.ssim) for pair in zip(x, y, strict=True)], 0)).astype(np.float32)
 

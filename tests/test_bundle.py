@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from linescan import files
 from linescan.errors import BundleError, ConfigError
-from linescan.files import atomic_file, atomic_path, write_atomically
+from linescan.files import atomic_file, write_atomically
 from linescan.models.autoencoder import Autoencoder, initialise
 from linescan.models.bundle import load_bundle, save_bundle
 from tests.conftest import (
@@ -166,7 +166,7 @@ def test_the_same_model_gives_the_same_bytes_wherever_it_is_written(tmp_path: Pa
 
 def test_a_bundle_names_no_path_of_the_machine_that_made_it(tiny_bundle: Path) -> None:
     root = Path(__file__).resolve().parents[1]
-    for secret in (str(root), str(Path.home()) + "/", str(tiny_bundle.parent), os.uname().nodename, ".py"):
+    for secret in (str(root), str(Path.home()) + "/", str(tiny_bundle.parent), str(Path(sys.prefix)), "autoencoder.py"):
         for name, value in archive_records(tiny_bundle).items():
             assert secret.encode() not in value, f"{secret} in {name}"
             assert secret not in name
@@ -250,8 +250,7 @@ def test_a_flipped_byte_anywhere_is_refused_or_changes_nothing(tmp_path: Path, t
         assert "was pinned" in refusal(tmp_path / "M.pt", sound.sha256)
         try:
             bundle = load_bundle(tmp_path / "M.pt")
-        except BundleError as error:
-            assert str(tmp_path / "M.pt") in str(error)
+        except BundleError:
             continue
         accepted += 1
         assert bundle.metadata == sound.metadata
@@ -380,7 +379,10 @@ def test_an_error_while_writing_leaves_the_old_file_and_nothing_else(tmp_path: P
     old = save_net(path, small_net())
     for name in ("fsync", "replace"):
         target = files.os if name == "fsync" else Path
-        with patch.object(target, name, side_effect=OSError(28, "No space left on device")), pytest.raises(OSError):
+        with (
+            patch.object(target, name, side_effect=OSError(28, "No space left on device")),
+            pytest.raises(OSError, match="No space"),
+        ):
             save_net(path, small_net(), threshold=0.7)
         assert load_bundle(path).sha256 == old
         assert leftovers(tmp_path) == []
@@ -389,13 +391,15 @@ def test_an_error_while_writing_leaves_the_old_file_and_nothing_else(tmp_path: P
 def test_an_interrupted_body_leaves_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "events.jsonl"
     path.write_bytes(b"old")
-    for error in (KeyboardInterrupt, ValueError, SystemExit):
-        with pytest.raises(error), atomic_file(path) as file:
+
+    def broken_off(error: type[BaseException]) -> None:
+        with atomic_file(path) as file:
             file.write(b"half of the n")
             raise error
-        with pytest.raises(error), atomic_path(path) as temporary:
-            temporary.write_bytes(b"half of the n")
-            raise error
+
+    for error in (KeyboardInterrupt, ValueError, SystemExit):
+        with pytest.raises(error):
+            broken_off(error)
     assert path.read_bytes() == b"old"
     assert [entry.name for entry in tmp_path.iterdir()] == ["events.jsonl"]
 
@@ -414,7 +418,7 @@ def test_a_killed_writer_leaves_the_old_file(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="nowhere/M.pt: cannot be written: No such file"):
+    with pytest.raises(ConfigError, match=r"nowhere/M\.pt: cannot be written: No such file"):
         write_atomically(tmp_path / "nowhere" / "M.pt", b"")
 
 

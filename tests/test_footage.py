@@ -428,11 +428,12 @@ def test_twelve_packed_bits(tmp_path: Path) -> None:
 
 def test_too_few_pixels_in_a_whole_file(tmp_path: Path) -> None:
     data = picture(0).tobytes()
-    (tmp_path / "a.tif").write_bytes(one_strip(data, 8, len(data)))
-    (tmp_path / "b.tif").write_bytes(one_strip(data, 8, len(data) - 1))
-    good, bad = read(tmp_path)
+    for name, size in (("a", 0), ("b", -1), ("c", -len(data))):
+        (tmp_path / f"{name}.tif").write_bytes(one_strip(data, 8, len(data) + size))
+    good, short, none = read(tmp_path)
     assert same(good, picture(0))
-    assert bad.error == "is damaged: 1535 bytes of pixels, 1536 expected"
+    assert short.error == "is damaged: 1535 bytes of pixels, 1536 expected"
+    assert none.error == "is damaged: 0 bytes of pixels, 1536 expected"
 
 
 def test_more_images_announced_than_there_are(tmp_path: Path) -> None:
@@ -574,6 +575,14 @@ def test_cut_off_videos_say_so(tmp_path: Path, name: str, codec: str) -> None:
         if name == "f.avi":
             assert frames[-1].pixels is None
             assert footage.truncated
+
+
+def test_riff_lists_that_end_beyond_the_file() -> None:
+    whole = struct.pack("<4sI11xx4sI7x", b"RIFF", 11, b"RIFF", 7)
+    assert not is_cut_off(io.BytesIO(whole))  # the last list's padding is left out
+    assert not is_cut_off(io.BytesIO(whole + b"\0more behind it"))
+    assert is_cut_off(io.BytesIO(whole[:-1]))
+    assert is_cut_off(io.BytesIO(struct.pack("<4sI100x", b"RIFF", 0)))
 
 
 def test_boxes_that_end_beyond_the_file() -> None:

@@ -347,28 +347,31 @@ def test_another_cameras_damaged_chunk_takes_nothing_away(tmp_path: Path, first:
     assert (footage.damaged, footage.truncated) == (1, None)
 
 
-def test_messages_that_are_no_frames_are_unreadable(tmp_path: Path) -> None:
+SECOND = pack(header(1), picture(header(1)))
+END = messages.encode(messages.RollEnd("cam0", "roll-1", 1, 1, 1, 0))
+NO_FRAMES = {
+    b"ab": "is a message of 2 bytes",
+    b"\xff\xff\xff\x7f": "has an unreadable header",
+    struct.pack("<I", 3) + b"abc": "has an unreadable header",
+    struct.pack("<I", len(END)) + END: "has a header that is not a frame's",
+    SECOND + b"x": "has 641 bytes of pixels, 640 expected",
+    SECOND[:-1]: "has 639 bytes of pixels, 640 expected",
+    pack(header(1, camera="cam9"), picture(header(1))): "is of camera 'cam9', recorded as 'cam0'",
+    pack(header(1, columns=8), picture(header(1, columns=8))): "is 8 columns wide, the footage before it 40",
+    pack(header(1, pixel_format="Mono16"), picture(header(1, pixel_format="Mono16"))): "has 16 bits a value",
+}
+
+
+@pytest.mark.parametrize(("data", "error"), NO_FRAMES.items(), ids=range(len(NO_FRAMES)))
+def test_messages_that_are_no_frames_are_unreadable(tmp_path: Path, data: bytes, error: str) -> None:
     path = tmp_path / "line.mcap"
-    good = pack(header(0), picture(header(0)))
-    end = messages.encode(messages.RollEnd("cam0", "roll-1", 1, 1, 1, 0))
-    bad = {
-        b"ab": "is a message of 2 bytes",
-        b"\xff\xff\xff\x7f": "has an unreadable header",
-        struct.pack("<I", 3) + b"abc": "has an unreadable header",
-        struct.pack("<I", len(end)) + end: "has a header that is not a frame's",
-        good + b"x": "has 641 bytes of pixels, 640 expected",
-        good[:-1]: "has 639 bytes of pixels, 640 expected",
-        pack(header(1, camera="cam9"), picture(header(1))): "is of camera 'cam9', recorded as 'cam0'",
-        pack(header(1, columns=8), picture(header(1, columns=8))): "is 8 columns wide, the footage before it 40",
-        pack(header(1, pixel_format="Mono16"), picture(header(1, pixel_format="Mono16"))): "has 16 bits a value",
-    }
-    write_messages(path, [("/frames/cam0", ENCODING, data) for data in (good, *bad)])
-    frames, footage = read(path)
-    assert same(frames[0], header(0))
-    for frame, error in zip(frames[1:], bad.values(), strict=True):
-        assert frame.pixels is None
-        assert error in (frame.error or "")
-        assert frame.lines == LINES
+    contents = [pack(header(0), picture(header(0))), data, pack(header(2), picture(header(2)))]
+    write_messages(path, [("/frames/cam0", ENCODING, content) for content in contents])
+    (before, bad, after), footage = read(path)
+    assert same(before, header(0))
+    assert same(after, header(2))
+    assert error in (bad.error or "")
+    assert (bad.pixels, bad.first_line, bad.lines, bad.estimated) == (None, LINES, LINES, False)
     assert (footage.ignored, footage.truncated) == (0, None)
 
 

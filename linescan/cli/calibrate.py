@@ -14,7 +14,7 @@ from linescan.errors import FootageError
 from linescan.footage import Footage, open_footage
 from linescan.inspection.lines import Pixels
 from linescan.models.runner import Runner, choose_execution
-from linescan.recipe import load_setup, save_calibration
+from linescan.recipe import check_footage, load_setup, save_calibration
 from linescan.training.calibrate import FalseAlarms, choose_threshold, column_calibration, good_scores
 from linescan.training.produce import write_recipe
 
@@ -39,6 +39,7 @@ def run(args: argparse.Namespace) -> int:
     with open_footage(args.images) as footage:
         bounds = closed(args.columns, footage.columns)
         setup = load_setup(args.model, None, stride=args.stride, threshold=args.threshold, columns=bounds)
+        check_footage(setup, footage.columns, footage.channels)
         bundle = setup.bundle
         runner = Runner(bundle, choose_execution(bundle, args.device, args.precision, args.batch, args.threads))
         rolls = [[pixels] for pixels in _lines(footage)] if args.separate else [_lines(footage)]

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from linescan.cli.common import add_execution_arguments, add_model_arguments
+from linescan.config import Recipe, load_toml
 from linescan.errors import ConfigError
 from linescan.models.runner import Runner, choose_execution
 from linescan.recipe import load_setup, self_check
@@ -29,7 +30,8 @@ def run(args: argparse.Namespace) -> int:
     execution = choose_execution(setup.bundle, args.device, args.precision, args.batch, args.threads)
     self_check(setup, Runner(setup.bundle, execution))
     bundle = Path(setup.bundle.path)
-    pinned = "pinned" if args.recipe else f"not pinned; its sha256 is {setup.bundle.sha256}"
+    product = load_toml(args.recipe, Recipe) if args.recipe else None
+    pinned = "pinned" if product and product.model.sha256 else f"not pinned; its sha256 is {setup.bundle.sha256}"
     print(f"{bundle}: sound, {pinned}; it finds the defect of its reference patch")
     print(f"runs on {execution.device} in {execution.precision}, {execution.batch} patches a forward")
     return 0

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 
 from linescan.errors import LinescanError
 
@@ -27,6 +31,26 @@ def guarded(name: str, command: Callable[[], int]) -> int:
         # the reader of our output went away: not an error, but nothing more can be said
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:  # what the system refuses, like more room on the disk
+        print(f"{name}: error: {error.filename or 'files'}: {error.strerror or error}", file=sys.stderr)
+        return LinescanError.exit_code
+
+
+@contextmanager
+def stopped_by_interrupt() -> Iterator[threading.Event]:
+    """Ctrl-C within sets the event instead of breaking off in the middle of a frame; a second one breaks off."""
+    stop = threading.Event()
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if stop.is_set():
+            signal.default_int_handler(number, frame)
+        stop.set()
+
+    before = signal.signal(signal.SIGINT, handle)
+    try:
+        yield stop
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def columns(text: str) -> tuple[int, int | None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 import time
 from collections.abc import Sequence
@@ -10,7 +11,14 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from linescan.cli.common import INTERRUPTED, add_execution_arguments, add_model_arguments, closed, guarded
+from linescan.cli.common import (
+    INTERRUPTED,
+    add_execution_arguments,
+    add_model_arguments,
+    closed,
+    guarded,
+    stopped_by_interrupt,
+)
 from linescan.errors import ConfigError
 from linescan.footage import open_footage
 from linescan.messages import Gap, Message, Region
@@ -60,11 +68,16 @@ def run(args: argparse.Namespace) -> int:
         )
         options = ReplayOptions(args.output, args.residuals, args.separate, speed, roll=_roll_name(args.footage))
         start = time.perf_counter()
-        with tqdm(total=footage.total_lines, unit="line", unit_scale=True, disable=args.quiet or None) as bar:
+        with (
+            stopped_by_interrupt() as stop,
+            tqdm(total=footage.total_lines, unit="line", unit_scale=True, disable=args.quiet or None) as bar,
+        ):
             told = (lambda _message: None) if args.quiet else _print_event
-            results = Replay(setup, runner, options, told, bar.update).run(footage)
+            results = Replay(setup, runner, options, told, bar.update, stop).run(footage)
+        if stop.is_set():
+            print("interrupted: what follows is what was read until then")
         _print_summary(results, footage.columns, time.perf_counter() - start, args.output)
-    return INTERRUPTED if results and results[-1].interrupted else 0
+    return INTERRUPTED if stop.is_set() else 0
 
 
 def _speed(text: str) -> float:
@@ -74,7 +87,7 @@ def _speed(text: str) -> float:
         speed = float(text)
     except ValueError:
         speed = -1.0
-    if speed <= 0:
+    if not 0 < speed < math.inf:
         raise ConfigError(f"--speed {text}: lines per second above 0, or max, expected")
     return speed
 
@@ -101,8 +114,6 @@ def _print_summary(results: Sequence[RollResult], columns: int, seconds: float, 
     in_gaps = sum(result.end.lines_in_gaps for result in results)
     regions = sum(result.regions for result in results)
     rolls = f"{len(results)} rolls, " if len(results) != 1 else ""
-    if any(result.interrupted for result in results):
-        print("interrupted: what follows is what was read until then")
     print(f"{rolls}{lines} lines = {inspected} inspected + {in_gaps} in gaps; {regions} defects")
     print(f"{seconds:.1f} s, {lines * columns / 1e6 / max(seconds, 1e-9):.2f} MPix/s")
     if output is not None:

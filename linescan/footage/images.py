@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import struct
 from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -12,7 +10,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from linescan.errors import FootageError
+from linescan.errors import ConfigError, FootageError
+from linescan.files import write_atomically
 from linescan.footage import formats, tiff
 from linescan.footage.frames import Footage, FootageFrame, Pixels, unreadable
 
@@ -64,8 +63,8 @@ class ImageFootage(Footage):
                 continue
             try:
                 pixels = _decode(tiff.single(stream, page))
-            except (ValueError, struct.error) as error:  # the file shrank meanwhile, or a tag holds an absurd value
-                pixels = f"is cut off or damaged: {error}"
+            except ValueError as error:  # the file shrank meanwhile
+                pixels = f"is cut off: {error}"
             if not isinstance(pixels, str) and page.white_is_zero:
                 pixels = np.invert(pixels)
             if not isinstance(pixels, str) and page.packed_bits:
@@ -115,10 +114,9 @@ def write_image(path: str | Path, image: NDArray[Any]) -> None:
         raise FootageError(f"{path}: {image.shape} pixels cannot be encoded: {error.err}") from error
     if not written:
         raise FootageError(f"{path}: {image.shape} pixels cannot be encoded")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        temporary.write_bytes(data.tobytes())
-        os.replace(temporary, path)
+        write_atomically(path, data.tobytes())
+    except ConfigError as error:
+        raise FootageError(str(error)) from error
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise FootageError(f"{path}: cannot be written: {error.strerror}") from error

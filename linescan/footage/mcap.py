@@ -53,7 +53,7 @@ def pack(header: messages.Frame, pixels: NDArray[Any]) -> bytes:
 
 
 def unpack(data: bytes, camera: str | None = None) -> FootageFrame:
-    """The frame in a message, without a name; unreadable where it is none, or not of the camera given."""
+    """The frame in a message, without a name; unreadable, and without a header, where it is none of the camera's."""
     if len(data) < 4:
         return unreadable("", f"is a message of {len(data)} bytes")
     end = 4 + struct.unpack_from("<I", data)[0]
@@ -63,13 +63,13 @@ def unpack(data: bytes, camera: str | None = None) -> FootageFrame:
         return unreadable("", f"has an unreadable header: {reason}")
     if not isinstance(header, messages.Frame) or header.lines < 1 or header.columns < 1 or header.first_line < 0:
         return unreadable("", f"has a header that is not a frame's: {header!r:.80}")
+    if camera is not None and header.camera != camera:
+        return unreadable("", f"is of camera {header.camera!r}, recorded as {camera!r}")
     dtype, channels, depth = FORMATS[header.pixel_format]
     expected = header.lines * header.columns * channels * np.dtype(dtype).itemsize
     pixels: NDArray[Any] | None = None
     error = None
-    if camera is not None and header.camera != camera:
-        error = f"is of camera {header.camera!r}, recorded as {camera!r}"
-    elif len(data) - end != expected:
+    if len(data) - end != expected:
         error = f"has {len(data) - end} bytes of pixels, {expected} expected"
     else:
         flat = np.frombuffer(data, np.dtype(dtype).newbyteorder("<"), offset=end).astype(dtype)

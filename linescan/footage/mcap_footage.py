@@ -57,10 +57,10 @@ class Summary:
 class McapFootage(Footage):
     """The frames of one camera of an MCAP recording, finished or cut off.
 
-    A chunk with a wrong checksum becomes one unreadable frame, its lines reckoned from the line numbers around it;
-    where these leave no room for lost lines (it held another camera's) there is none. Lines that were never recorded
-    show in `first_line` alone. After an iteration `ignored` counts the messages of other topics and `damaged` the
-    chunks that could not be read.
+    A chunk with a wrong checksum, or a message without a header, becomes one unreadable frame with those next to it,
+    its lines reckoned from the line numbers around it; where these leave no room for lost lines (it held another
+    camera's) there is none. Lines that were never recorded show in `first_line` alone. After an iteration `ignored`
+    counts the messages of other topics and `damaged` the chunks that could not be read.
     """
 
     ignored = 0
@@ -103,12 +103,12 @@ class McapFootage(Footage):
             yield replace(frame, name=f"{self._file.name}#{index}")
 
     def _accounted(self) -> Iterator[FootageFrame]:
-        """The frames and, between them, what damaged chunks have swallowed."""
+        """The frames and, between them, one for what damaged chunks and messages have swallowed."""
         damage: str | None = None
         before: messages.Frame | None = None
         for item in self._messages():
-            if isinstance(item, str):
-                damage = damage or item
+            if isinstance(item, str) or item.header is None:
+                damage = damage or (item if isinstance(item, str) else item.error)
                 continue
             if damage is not None:
                 lost = _lost(damage, before, item.header)
@@ -116,7 +116,7 @@ class McapFootage(Footage):
                     yield lost
                 damage = None
             yield item
-            before = item.header or before
+            before = item.header
         if damage is not None:
             yield replace(unreadable("", damage), first_line=_end(before))
 

@@ -100,14 +100,18 @@ def pages(stream: BinaryIO) -> Iterator[Page]:
 
 
 def single(stream: BinaryIO, page: Page) -> bytes:
-    """The page as a classic TIFF file of its own; white-is-zero becomes black-is-zero, its values unchanged."""
+    """The page as a classic TIFF file of its own; white-is-zero becomes black-is-zero, its values unchanged.
+
+    Tags keep BigTIFF's 64-bit integers, which libtiff takes in a classic file too. Raises ValueError where the file
+    has become shorter.
+    """
     order, tiled = page.order, _TILES in page.tags
     file, offsets = io.BytesIO(bytes(8)), []
     file.seek(8)
     for offset, size in zip(page.offsets, page.sizes, strict=True):
         offsets.append(file.tell())
         file.write(_read(stream, offset, size, offset + size))
-    tags = {number: _classic(tag, order) for number, tag in page.tags.items() if number in _KEPT}
+    tags = {number: tag for number, tag in page.tags.items() if number in _KEPT}
     tags[_PHOTOMETRIC] = _tag(order, _SHORT, [page.number(_PHOTOMETRIC, 1) or 1])
     tags[_TILES if tiled else _STRIPS] = _tag(order, _LONG, offsets)
     tags[_TILE_SIZES if tiled else _STRIP_SIZES] = _tag(order, _LONG, page.sizes)
@@ -127,11 +131,6 @@ def single(stream: BinaryIO, page: Page) -> bytes:
 
 def _tag(order: str, kind: int, values: Sequence[int]) -> Tag:
     return Tag(kind, len(values), struct.pack(f"{order}{len(values)}{_INTEGERS[kind]}", *values))
-
-
-def _classic(tag: Tag, order: str) -> Tag:
-    """A classic TIFF has no 64-bit integers."""
-    return _tag(order, _LONG, struct.unpack(f"{order}{tag.count}Q", tag.raw)) if tag.kind == _LONG8 else tag
 
 
 def _read(stream: BinaryIO, at: int, length: int, size: int) -> bytes:
@@ -204,7 +203,7 @@ def _fewest_bytes(page: Page, lines: int, samples: int) -> int:
     if page.number(_COMPRESSION, _UNCOMPRESSED) != _UNCOMPRESSED or page.number(_PHOTOMETRIC, 1) == _YCBCR:
         return 1
     planes, values = (samples, 1) if page.number(_PLANES, 1) == 2 else (1, samples)
-    return (page.number(_COLUMNS, 0) * page.number(_BITS, 1) * values + 7) // 8 * lines * planes
+    return max(1, (page.number(_COLUMNS, 0) * page.number(_BITS, 1) * values + 7) // 8 * lines * planes)
 
 
 def _contiguous(page: Page, size: int) -> Iterator[Page]:

@@ -114,7 +114,7 @@ def is_cut_off(stream: BinaryIO) -> bool:
 
 def _riff_end(stream: BinaryIO, size: int) -> int:
     """Where the last RIFF list ends; past `size` also where its writer never came to note its length."""
-    at = 0
+    at = end = 0
     while at + 8 <= size:
         stream.seek(at)
         kind, length = struct.unpack("<4sI", stream.read(8))
@@ -122,8 +122,9 @@ def _riff_end(stream: BinaryIO, size: int) -> int:
             break
         if length == 0:
             return size + 1
-        at += 8 + length + length % 2
-    return at
+        end = at + 8 + length
+        at = end + length % 2
+    return end
 
 
 def _boxes_end(stream: BinaryIO, size: int) -> int:

@@ -14,17 +14,19 @@ import copy
 import hashlib
 import io
 import json
+import struct
 import warnings
 import zipfile
+import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from linescan.config import Blend, ImageBand, Method, Settings, SsimSettings, TrainingSettings, explain
 from linescan.errors import BundleError
@@ -57,16 +59,16 @@ class Threshold(Settings):
 class BundleMetadata(Settings):
     """linescan.json; what inspection needs first, then where it comes from."""
 
-    format: int = FORMAT
+    format: Annotated[int, Field(ge=1)] = FORMAT
     method: Method
-    channels: Annotated[int, Field(ge=1, le=3)]
-    patch_size: Annotated[int, Field(ge=16)]
+    channels: Literal[1, 3]
+    patch_size: Annotated[int, Field(ge=16, le=512)]
     latent_dim: Annotated[int, Field(ge=1)]
-    scale: Annotated[int, Field(ge=1)]
+    scale: Annotated[int, Field(ge=1, le=16)]
     stride: Annotated[int, Field(ge=1)]
     threshold: float
     blend: Blend
-    smoothing_sigma: Annotated[float, Field(ge=0)]
+    smoothing_sigma: Annotated[float, Field(ge=0, le=32)]
     ssim: SsimSettings
     band: ImageBand
     columns: tuple[int, int] | None = None
@@ -74,10 +76,18 @@ class BundleMetadata(Settings):
     threshold_basis: Threshold | None = None
     training: TrainingSettings
     training_sha256: str
-    metrics: dict[str, float] = {}
+    metrics: dict[str, float] = Field(default_factory=dict)
     terms: str = ""
     version: str
     content_sha256: str = ""
+
+    @model_validator(mode="after")
+    def _fits(self) -> BundleMetadata:
+        if self.stride > self.patch_size:
+            raise ValueError(f"stride {self.stride} leaves lines between patches of {self.patch_size}")
+        if self.columns is not None and not 0 <= self.columns[0] < self.columns[1]:
+            raise ValueError(f"columns A:B need 0 <= A < B, got {self.columns[0]}:{self.columns[1]}")
+        return self
 
 
 @dataclass(frozen=True)
@@ -137,8 +147,7 @@ def load_bundle(path: Path, sha256: str | None = None) -> Bundle:
     metadata = _metadata(records, str(path))
     if _content_hash(records) != metadata.content_sha256:
         raise BundleError(f"{path}: its content does not match the hash inside: damaged or tampered with")
-    reference = cv2.imdecode(np.frombuffer(records[f"extra/{REFERENCE}"], np.uint8), cv2.IMREAD_UNCHANGED)
-    bundle = Bundle(str(path), actual, metadata, np.asarray(reference, np.uint8), data)
+    bundle = Bundle(str(path), actual, metadata, _reference(records, metadata, str(path)), data)
     _try_out(bundle)
     return bundle
 
@@ -152,9 +161,12 @@ def _records(data: bytes, name: str) -> dict[str, bytes]:
     """The archive's records by name, without the top folder and without debug files (they hold source paths)."""
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            records = {entry.partition("/")[2]: archive.read(entry) for entry in archive.namelist()}
-    except (zipfile.BadZipFile, NotImplementedError, EOFError, OSError, ValueError) as error:
+            names = [entry.partition("/")[2] for entry in archive.namelist()]
+            records = dict(zip(names, map(archive.read, archive.namelist()), strict=True))
+    except (zipfile.BadZipFile, zlib.error, struct.error, RuntimeError, EOFError, OSError, ValueError) as error:
         raise BundleError(f"{name}: not a model bundle (a TorchScript zip file was expected): {error}") from error
+    if len(records) < len(names):  # torch could load another one than was hashed
+        raise BundleError(f"{name}: not a model bundle: it holds {max(names, key=names.count)} twice")
     return {key: value for key, value in records.items() if not key.endswith(".debug_pkl")}
 
 
@@ -182,7 +194,7 @@ def _metadata(records: dict[str, bytes], name: str) -> BundleMetadata:
     try:
         fields = json.loads(records[f"extra/{METADATA}"])
         version = int(fields["format"])
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise BundleError(f"{name}: {METADATA} cannot be read: {error!r}") from error
     if version > FORMAT:
         raise BundleError(f"{name}: bundle format {version} is newer than this linescan reads ({FORMAT})")
@@ -192,13 +204,24 @@ def _metadata(records: dict[str, bytes], name: str) -> BundleMetadata:
         raise BundleError(f"{name}: {METADATA}: {explain(error)}") from error
 
 
+def _reference(records: dict[str, bytes], metadata: BundleMetadata, name: str) -> NDArray[np.uint8]:
+    side = metadata.patch_size * metadata.scale
+    shape = (side, side) if metadata.channels == 1 else (side, side, metadata.channels)
+    data = np.frombuffer(records[f"extra/{REFERENCE}"], np.uint8)
+    image = cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if data.size else None
+    if image is None or image.shape != shape or image.dtype != np.uint8:
+        found = "what cannot be decoded" if image is None else f"{image.dtype} pixels of shape {image.shape}"
+        raise BundleError(f"{name}: {REFERENCE} holds {found}, 8-bit pixels of shape {shape} were expected")
+    return np.asarray(image, np.uint8)
+
+
 def _try_out(bundle: Bundle) -> None:
     name, metadata = bundle.path, bundle.metadata
     patches = torch.full((1, metadata.channels, metadata.patch_size, metadata.patch_size), 0.5)
     try:
         with torch.inference_mode():
             output = bundle.module()(patches)
-    except (RuntimeError, ValueError, EOFError) as error:
+    except (torch.jit.Error, RuntimeError, ValueError, EOFError) as error:
         reason = str(error).strip().splitlines()[-1:] or [""]
         raise BundleError(f"{name}: TorchScript cannot run it: {reason[0]}") from error
     if not isinstance(output, torch.Tensor) or output.shape != patches.shape:

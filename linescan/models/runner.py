@@ -88,6 +88,9 @@ def choose_execution(
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     if device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("device cuda asked for, but torch finds no GPU here; --device cpu runs without one")
+    for name, value in (("batch", batch), ("threads", threads)):
+        if value is not None and value < 1:
+            raise ConfigError(f"{name} {value}: at least 1 expected")
     threads = threads or available_threads()
     precisions = _precisions(device, precision)
     batches = (batch,) if batch else ((GPU_BATCH,) if device == "cuda" else BATCHES)

@@ -36,13 +36,15 @@ class ShrinkingRows:
     def add(self, lines: NDArray[np.uint8]) -> None:
         self.lines += len(lines)
         self._pending.append(lines)
-        waiting = sum(map(len, self._pending))
-        if waiting < BLOCK * self.shrink:
+        if sum(map(len, self._pending)) < BLOCK * self.shrink:
             return
         joined = np.concatenate(self._pending)
-        whole = waiting // (BLOCK * self.shrink) * BLOCK * self.shrink
-        self._keep(_reduced(joined[:whole], self.shrink, self._mean))
-        self._pending = [joined[whole:].copy()]
+        # block by block: where the resolution is halved must not depend on the portions
+        while len(joined) >= BLOCK * self.shrink:
+            whole = BLOCK * self.shrink
+            self._keep(_reduced(joined[:whole], self.shrink, self._mean))
+            joined = joined[whole:]
+        self._pending = [joined.copy()]
 
     def _keep(self, rows: NDArray[np.uint8]) -> None:
         self._rows.append(rows)
@@ -110,6 +112,8 @@ class WebPicture:
             self._marks.add(np.full((line - self._marks.lines, self._columns), 2, np.uint8))
 
     def save(self, path: Path) -> None:
+        if not self._web.lines:
+            return
         self._pad_to(self._web.lines)
         web, marks = self._web.picture(), self._marks.picture()
         rows = min(len(web), len(marks))
@@ -134,7 +138,7 @@ class ResidualFile:
 
     def __init__(self, columns: int, first_column: int, scale: int, folder: Path) -> None:
         self._columns, self._first_column, self._scale = columns, first_column, scale
-        self._spill: IO[bytes] = tempfile.TemporaryFile(dir=folder)
+        self._spill: IO[bytes] = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - closed by __exit__
         self._lines = 0
 
     def add_band(self, final: FinalBand) -> None:
@@ -158,15 +162,18 @@ class ResidualFile:
         self._lines += len(lines)
 
     def save(self, path: Path, lines: int) -> None:
+        if not lines:
+            return
         self.pad_to(lines)
         self._spill.flush()
-        with self._spill, atomic_path(path) as temporary:
-            if not self._lines:
-                return
+        with atomic_path(path) as temporary:
             shape = (self._lines, self._columns)
             whole = np.memmap(self._spill, np.float32, "r", shape=shape)
             strips = (np.asarray(whole[first : first + 256]) for first in range(0, self._lines, 256))
             tifffile.imwrite(temporary, strips, shape=shape, dtype=np.float32, rowsperstrip=256, bigtiff=True)
 
-    def discard(self) -> None:
+    def __enter__(self) -> ResidualFile:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
         self._spill.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 from linescan.footage import FootageFrame
 from linescan.inspection.inspector import Finding, Inspector
@@ -17,7 +18,6 @@ class RollResult:
     end: RollEnd
     regions: int
     gaps: tuple[Gap, ...]
-    interrupted: bool
 
 
 def inspect_roll(
@@ -26,7 +26,7 @@ def inspect_roll(
     on_finding: Callable[[Finding], None],
     on_frame: Callable[[FootageFrame, int], None] | None = None,
 ) -> RollResult:
-    """Pushes frames to the roll's end; a frame that cannot be read becomes a gap, Ctrl-C an early end of the roll.
+    """Pushes frames to the roll's end; a frame that cannot be read becomes a gap.
 
     `on_frame` is told each frame and its first line before the engine gets it.
     """
@@ -41,17 +41,13 @@ def inspect_roll(
                 ids.add(finding.id)
             on_finding(finding)
 
-    interrupted = False
-    try:
-        for frame in frames:
-            first = inspector.lines_scanned if frame.first_line is None else frame.first_line
-            if on_frame is not None:
-                on_frame(frame, first)
-            tell(_push(inspector, frame, first))
-    except KeyboardInterrupt:
-        interrupted = True
+    for frame in frames:
+        first = inspector.lines_scanned if frame.first_line is None else frame.first_line
+        if on_frame is not None:
+            on_frame(frame, first)
+        tell(_push(inspector, frame, first))
     tell(inspector.finish())
-    return RollResult(_roll_end(inspector), len(ids), tuple(gaps), interrupted)
+    return RollResult(_roll_end(inspector), len(ids), tuple(gaps))
 
 
 def _push(inspector: Inspector, frame: FootageFrame, first: int) -> list[Finding]:
@@ -77,3 +73,9 @@ def _roll_end(inspector: Inspector) -> RollEnd:
 def is_final(finding: Finding) -> bool:
     """A region that closed by itself: what a person wants to read about."""
     return isinstance(finding, Region) and finding.phase == "close" and finding.merged_into is None
+
+
+def stem_of(frame_name: str) -> str:
+    """A frame's name for files about it, without the ending: "0007" of "0007.png", "roll-12" of "roll.tif#12"."""
+    file, _, page = frame_name.rpartition("#")
+    return f"{Path(file).stem}-{page}" if file and page.isdigit() else Path(frame_name).stem

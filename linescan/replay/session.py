@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from linescan.errors import ConfigError, FootageError
-from linescan.files import atomic_file
+from linescan.files import atomic_file, make_folder
 from linescan.footage import Footage, FootageFrame
 from linescan.inspection.inspector import FinalBand, Finding, Footprint, Inspector
 from linescan.messages import Message, RollStart, to_dict
 from linescan.models.runner import Runner
-from linescan.recipe import Setup, self_check
+from linescan.recipe import Setup, check_footage, self_check
 from linescan.replay.pictures import ResidualFile, WebPicture
-from linescan.replay.roll import RollResult, inspect_roll
+from linescan.replay.roll import RollResult, inspect_roll, stem_of
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,7 @@ class Replay:
 
     Args:
         on_message: told every event, in order; `on_lines` of progress in lines.
+        stop: once it is set, the roll ends after the frame at hand, and what follows is not read.
     """
 
     def __init__(
@@ -47,43 +48,49 @@ class Replay:
         options: ReplayOptions,
         on_message: Callable[[Message], None] | None = None,
         on_lines: Callable[[int], object] | None = None,
+        stop: threading.Event | None = None,
     ) -> None:
         self._setup, self._runner, self._options = setup, runner, options
         self._on_message = on_message or (lambda _message: None)
         self._on_lines = on_lines or (lambda _count: None)
+        self._stop = stop or threading.Event()
 
     def run(self, footage: Footage) -> list[RollResult]:
         """Inspects all of the footage; raises InspectionError where the self-check finds the model blind."""
-        self._check(footage)
+        check_footage(self._setup, footage.columns, footage.channels)
+        self_check(self._setup, self._runner)
         results: list[RollResult] = []
         with ExitStack() as stack:
             events = None
             if self._options.output is not None:
-                self._options.output.mkdir(parents=True, exist_ok=True)
+                make_folder(self._options.output)
                 events = stack.enter_context(atomic_file(self._options.output / "events.jsonl"))
             for name, frames in self._rolls(footage):
                 results.append(self._roll(name, frames, footage, events))
-                if results[-1].interrupted:
-                    break
         return results
 
-    def _check(self, footage: Footage) -> None:
-        settings, bundle = self._setup.settings, self._setup.bundle
-        if footage.channels != settings.channels:
-            raise FootageError(
-                f"the footage has {footage.channels} channels, {bundle.path} was trained on {settings.channels}"
-            )
-        if settings.columns and settings.columns[1] > footage.columns:
-            first, end = settings.columns
-            raise ConfigError(f"columns {first}:{end} are asked for, the footage has {footage.columns}")
-        self_check(self._setup, self._runner)
-
     def _rolls(self, footage: Footage) -> Iterator[tuple[str, Iterable[FootageFrame]]]:
+        frames = self._paced(footage)
         if not self._options.separate:
-            yield self._options.roll, footage
+            yield self._options.roll, frames
             return
+        taken: set[str] = set()
+        for frame in frames:
+            name = stem_of(frame.name)
+            name = frame.name.replace("#", "-") if name in taken else name  # 7.png beside 7.jpg
+            taken.add(name)
+            yield name, [frame]
+
+    def _paced(self, footage: Footage) -> Iterator[FootageFrame]:
+        """The frames, each when its last line would have been scanned, until the end is asked for."""
+        rate, start, lines = self._options.lines_per_second, time.monotonic(), 0
         for frame in footage:
-            yield Path(frame.name).stem, [frame]
+            lines += frame.lines
+            if rate:
+                self._stop.wait(max(start + lines / rate - time.monotonic(), 0))
+            if self._stop.is_set():
+                return
+            yield frame
 
     def _roll(
         self, name: str, frames: Iterable[FootageFrame], footage: Footage, events: IO[bytes] | None
@@ -103,12 +110,10 @@ class Replay:
                     sink.add_band(final)
 
         def on_frame(frame: FootageFrame, first: int) -> None:
-            pace.wait(frame.lines)
             if picture is not None:
                 picture.add_lines(frame.pixels, frame.lines, first, frame.bit_depth)
             self._on_lines(frame.lines)
 
-        pace = _Pace(options.lines_per_second)
         inspector = Inspector(
             settings,
             Footprint(footage.columns, footage.bit_depth, options.camera, name),
@@ -118,12 +123,13 @@ class Replay:
             on_band=on_band,
         )
         self._tell(self._start(name), events)
-        result = inspect_roll(inspector, frames, lambda finding: self._tell(finding, events), on_frame)
-        self._tell(result.end, events)
-        if options.output is not None and picture is not None:
-            picture.save(options.output / f"web{suffix}.png")
-        if options.output is not None and residuals is not None:
-            residuals.save(options.output / f"residual{suffix}.tiff", result.end.lines)
+        with residuals or nullcontext():
+            result = inspect_roll(inspector, frames, lambda finding: self._tell(finding, events), on_frame)
+            self._tell(result.end, events)
+            if options.output is not None and picture is not None:
+                picture.save(options.output / f"web{suffix}.png")
+            if options.output is not None and residuals is not None:
+                residuals.save(options.output / f"residual{suffix}.tiff", result.end.lines)
         return result
 
     def _start(self, name: str) -> RollStart:
@@ -134,21 +140,3 @@ class Replay:
         if events is not None:
             events.write(json.dumps(to_dict(message)).encode() + b"\n")
         self._on_message(message)
-
-
-class _Pace:
-    """Holds footage back to a line rate."""
-
-    def __init__(self, lines_per_second: float) -> None:
-        self._rate = lines_per_second
-        self._start: float | None = None
-        self._lines = 0
-
-    def wait(self, lines: int) -> None:
-        if not self._rate:
-            return
-        self._start = self._start if self._start is not None else time.monotonic()
-        self._lines += lines
-        ahead = self._start + self._lines / self._rate - time.monotonic()
-        if ahead > 0:
-            time.sleep(ahead)

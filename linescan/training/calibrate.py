@@ -91,7 +91,7 @@ def choose_threshold(maps: Sequence[Map], scale: int, asked: FalseAlarms) -> tup
     Where the rate allows less than one region on this much web, the threshold lies beyond everything seen: it
     follows the exponential tail of the region counts and is marked as extrapolated.
     """
-    opened = [_opened(score) for score in maps]
+    opened = [opened_map(score) for score in maps]
     megapixels = sum(score.size for score in maps) * scale**2 / 1e6
     allowed = asked.allowed(megapixels)
     top = max(float(score.max()) for score in opened)
@@ -111,6 +111,13 @@ def choose_threshold(maps: Sequence[Map], scale: int, asked: FalseAlarms) -> tup
         pixel_size_mm=asked.pixel_size_mm,
     )
     return threshold, basis
+
+
+def rate_at(maps: Sequence[Map], scale: int, threshold: float, asked: FalseAlarms) -> float:
+    """False alarms per unit of `asked` that a threshold costs on this good web."""
+    megapixels = sum(score.size for score in maps) * scale**2 / 1e6
+    regions = _regions([opened_map(score) for score in maps], threshold)
+    return regions / (asked.allowed(megapixels) / asked.rate)
 
 
 def column_calibration(maps: Sequence[Map]) -> ColumnCalibration:
@@ -137,8 +144,8 @@ def _statistics(maps: Sequence[Map]) -> ColumnStatistics:
     return statistics
 
 
-def _opened(score: Map) -> Map:
-    """Grey opening: thresholding it is opening the thresholded score."""
+def opened_map(score: Map) -> Map:
+    """Grey opening of a rows×W score map: thresholding it is opening the thresholded score."""
     score = np.nan_to_num(score, nan=float(np.nanmin(score)))
     padded = torch.from_numpy(np.pad(score, REACH, constant_values=np.inf))
     return np.asarray(opening(padded).numpy(), np.float32)

@@ -13,13 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from linescan.errors import FootageError, InputError
-from linescan.files import write_atomically
+from linescan.files import make_folder, write_atomically
 from linescan.footage import FootageFrame, open_footage
 from linescan.inspection.inspector import FinalBand, Footprint, Inspector
 from linescan.messages import Region
 from linescan.models.runner import Runner
-from linescan.recipe import Setup
-from linescan.replay.roll import inspect_roll, is_final
+from linescan.recipe import Setup, check_footage
+from linescan.replay.roll import inspect_roll, is_final, stem_of
 from linescan.training.contact_sheet import SheetRow, contact_sheet
 from linescan.training.metrics import PixelScores
 from linescan.training.plots import Picture, plot_overlap, plot_roc, report_page
@@ -76,6 +76,7 @@ class DefectCount:
 def inspect_images(paths: Sequence[str], setup: Setup, runner: Runner) -> Iterator[ImageResult]:
     """Inspects each image as a short roll of its own; raises FootageError where one cannot be read."""
     with open_footage(list(paths)) as footage:
+        check_footage(setup, footage.columns, footage.channels)
         for frame in footage:
             if frame.pixels is None:
                 raise FootageError(f"{frame.name} {frame.error}: it cannot be evaluated")
@@ -105,7 +106,7 @@ def _inspect(frame: FootageFrame, setup: Setup, runner: Runner) -> ImageResult:
 
     inspector = Inspector(
         setup.settings,
-        Footprint(width, frame.bit_depth, "evaluate", Path(frame.name).stem),
+        Footprint(width, frame.bit_depth, "evaluate", stem_of(frame.name)),
         runner,
         device=runner.device,
         calibration=setup.calibration,
@@ -146,7 +147,7 @@ def evaluate(
                 if len(rows) < SHEET_ROWS and defect.any():
                     rows.append(_row(result, defect, inspected))
         metrics = _metrics(pixels, counts, setup, images_seen)
-        output.mkdir(parents=True, exist_ok=True)
+        make_folder(output)
         _write(output, metrics, pixels, rows)
     return metrics
 
@@ -213,11 +214,12 @@ def _masks(folder: Path) -> dict[str, Path]:
 
 
 def _mask(known: dict[str, Path], result: ImageResult) -> Mask:
-    stem = Path(result.name).stem
+    stem = stem_of(result.name)
     path = known.get(stem) or known.get(f"{stem}_mask")
     if path is None:
         raise InputError(f"{result.name} has no mask: a file named {stem}.* was expected beside the other masks")
-    mask = cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), cv2.IMREAD_GRAYSCALE)
+    data = np.frombuffer(path.read_bytes(), np.uint8)
+    mask = cv2.imdecode(data, cv2.IMREAD_GRAYSCALE) if data.size else None
     if mask is None:
         raise InputError(f"{path}: the mask cannot be read")
     if mask.shape != result.score.shape:

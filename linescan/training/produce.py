@@ -2,31 +2,37 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from linescan import __version__
 from linescan.config import Blend, InspectionSettings
 from linescan.errors import TrainingError
 from linescan.files import write_atomically
 from linescan.inspection.reference import finds_reference_defect
-from linescan.inspection.segment import Reconstruct
 from linescan.models.bundle import Bundle, BundleMetadata, Reference, load_bundle, save_bundle
 from linescan.models.runner import Runner, choose_execution
 from linescan.recipe import inspection_settings, save_calibration
 from linescan.training.calibrate import (
     UNREACHABLE,
     FalseAlarms,
+    Map,
     choose_threshold,
     column_calibration,
     column_profile_is_real,
     good_scores,
+    opened_map,
+    rate_at,
 )
 from linescan.training.dataset import GoodImages
+from linescan.training.smoothing import choose_smoothing
 from linescan.training.synthetic import reference_candidates
 from linescan.training.train import Trainer
 
@@ -37,13 +43,13 @@ class Recommendation:
 
     stride: int
     blend: Blend
-    smoothing_sigma: float
+    smoothing_sigma: float | None  # None: chosen by defects pasted into good web
     calibrate_columns: bool
 
 
 PRESETS = {
     "paper": Recommendation(stride=30, blend="mean", smoothing_sigma=0.0, calibrate_columns=False),
-    "default": Recommendation(stride=64, blend="hann", smoothing_sigma=4.0, calibrate_columns=True),
+    "default": Recommendation(stride=64, blend="hann", smoothing_sigma=None, calibrate_columns=True),
 }
 
 
@@ -64,11 +70,16 @@ def produce(
     bundle = _draft(trainer, metadata)
     runner = Runner(bundle, choose_execution(bundle, trainer.device.type))
     settings = inspection_settings(bundle, {}, str(output)).model_copy(update={"columns": None})
+    if use.smoothing_sigma is None:
+        sigma, found = choose_smoothing(images, settings, runner, asked, runner.device)
+        metrics = {**metadata.metrics, "pasted_defects_found": found}
+        metadata = metadata.model_copy(update={"smoothing_sigma": sigma, "metrics": metrics})
+        settings = settings.model_copy(update={"smoothing_sigma": sigma})
     rolls = [[lines] for lines in images.held_out_lines]
     maps = good_scores(rolls, settings, runner, images.bit_depth, runner.device)
     threshold, basis = choose_threshold(maps, metadata.scale, asked)
     settings = settings.model_copy(update={"threshold": threshold})
-    patch, place = _reference(images, settings, runner, runner.device)
+    patch, place = _reference(images, settings, runner, maps, asked)
     metadata = metadata.model_copy(update={"threshold": threshold, "threshold_basis": basis, "reference": place})
     save_bundle(output, trainer.model, metadata, patch)
     bundle = load_bundle(output)
@@ -86,7 +97,8 @@ def produce(
 
 def _draft(trainer: Trainer, metadata: BundleMetadata) -> Bundle:
     """The bundle as it will be, but for what is still to be found."""
-    blank = np.zeros((metadata.patch_size * metadata.scale,) * 2, np.uint8)
+    side = metadata.patch_size * metadata.scale
+    blank = np.zeros((side, side) if metadata.channels == 1 else (side, side, metadata.channels), np.uint8)
     with tempfile.TemporaryDirectory(prefix="linescan-") as folder:
         path = Path(folder) / "draft.pt"
         save_bundle(path, trainer.model, metadata, blank)
@@ -97,35 +109,35 @@ def write_recipe(
     path: Path, bundle: Bundle, threshold: float, calibration: Path | None, settings: InspectionSettings
 ) -> Path:
     """Writes a recipe that pins the bundle; both files are named relative to it."""
-    text = f'[model]\nfile = "{_relative(Path(bundle.path), path)}"\nsha256 = "{bundle.sha256}"\n\n'
+    text = f'[model]\nfile = {_relative(Path(bundle.path), path)}\nsha256 = "{bundle.sha256}"\n\n'
     text += f"[inspection]\nthreshold = {threshold!r}\nstride = {settings.stride}\n"
     if settings.columns is not None:
         text += f"columns = [{settings.columns[0]}, {settings.columns[1]}]\n"
     if calibration is not None:
-        text += f'\n[calibration]\nfile = "{_relative(calibration, path)}"\n'
+        text += f"\n[calibration]\nfile = {_relative(calibration, path)}\n"
     write_atomically(path, text.encode())
     return path
 
 
 def _relative(path: Path, recipe: Path) -> str:
-    try:
-        return path.resolve().relative_to(recipe.resolve().parent).as_posix()
-    except ValueError:
-        return path.resolve().as_posix()
+    """The path as a TOML string: what JSON escapes and DEL are escaped, the rest stands for itself."""
+    path, folder = path.resolve(), recipe.resolve().parent
+    shown = path.relative_to(folder) if path.is_relative_to(folder) else path
+    return json.dumps(shown.as_posix(), ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def _metadata(trainer: Trainer, images: GoodImages, use: Recommendation, terms: str) -> BundleMetadata:
     settings, last = trainer.settings, trainer.history[-1]
     return BundleMetadata(
         method=settings.method,
-        channels=trainer.model.channels,
+        channels=1 if trainer.model.channels == 1 else 3,
         patch_size=settings.patch_size,
         latent_dim=settings.latent_dim,
         scale=settings.scale,
         stride=use.stride,
         threshold=UNREACHABLE,
         blend=use.blend,
-        smoothing_sigma=use.smoothing_sigma,
+        smoothing_sigma=use.smoothing_sigma or 0.0,
         ssim=settings.ssim,
         band=images.band,
         columns=settings.columns,
@@ -145,14 +157,21 @@ def _metadata(trainer: Trainer, images: GoodImages, use: Recommendation, terms: 
 
 
 def _reference(
-    images: GoodImages, settings: InspectionSettings, reconstruct: Reconstruct, device: torch.device
-) -> tuple[np.ndarray[tuple[int, ...], np.dtype[np.uint8]], Reference]:
+    images: GoodImages, settings: InspectionSettings, runner: Runner, maps: Sequence[Map], asked: FalseAlarms
+) -> tuple[NDArray[np.uint8], Reference]:
+    """A patch of good web with a pasted defect that the model finds at the settings' threshold."""
     side = settings.patch_size * settings.scale
+    peak = 0.0
     for patch, place in reference_candidates(images.held_out_lines[0], images.bit_depth, side):
         where = (place.first_line, place.last_line, place.first_column, place.last_column)
-        if finds_reference_defect(settings, reconstruct, patch, where, device):
+        if finds_reference_defect(settings, runner, patch, where, runner.device):
             return patch, place
+        score = opened_map(good_scores([[patch]], settings, runner, 8, runner.device)[0])
+        inside = score[where[0] // settings.scale : where[1] // settings.scale + 1]
+        peak = max(peak, float(inside[:, where[2] // settings.scale : where[3] // settings.scale + 1].max()))
+    possible = rate_at(maps, settings.scale, peak * 0.98, asked)
     raise TrainingError(
-        "at this threshold the model sees none of the blots pasted into good web: train longer, with another --seed, "
-        "or ask for a higher --false-alarms rate"
+        f"at threshold {settings.threshold:.3f}, for {asked.rate:g} false alarms per {asked.unit}, the model sees none "
+        f"of the defects pasted into good web; at {possible:.3g} per {asked.unit} it would. The checkpoint is kept: "
+        "ask for a higher --false-alarms rate, train longer, or calibrate on more good web"
     )
