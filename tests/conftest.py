@@ -85,14 +85,14 @@ class Smooth(nn.Module):
     """Reconstructs the patch blurred: with method l2, the score is high where the web is not smooth."""
 
     def forward(self, patches: Tensor) -> Tensor:
-        return nn.functional.avg_pool2d(nn.functional.pad(patches, (2, 2, 2, 2), "reflect"), 5, 1)
+        return nn.functional.avg_pool2d(nn.functional.pad(patches, (4, 4, 4, 4), "reflect"), 9, 1)
 
 
 class NanWhereBright(nn.Module):
     """As Smooth, but it computes nonsense from bright web."""
 
     def forward(self, patches: Tensor) -> Tensor:
-        smooth = nn.functional.avg_pool2d(nn.functional.pad(patches, (2, 2, 2, 2), "reflect"), 5, 1)
+        smooth = nn.functional.avg_pool2d(nn.functional.pad(patches, (4, 4, 4, 4), "reflect"), 9, 1)
         return torch.where(patches.mean(dim=(1, 2, 3), keepdim=True) > 0.8, torch.nan, smooth)
 
 
@@ -116,7 +116,7 @@ class NotANumber(nn.Module):
 
 
 TOY_PATCH = 16
-TOY_THRESHOLD = 0.02
+TOY_THRESHOLD = 0.01
 
 
 def plain(lines: int, columns: int = 64, seed: int = 0) -> Grey:

@@ -73,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
             tqdm(total=footage.total_lines, unit="line", unit_scale=True, disable=args.quiet or None) as bar,
         ):
             told = (lambda _message: None) if args.quiet else _print_event
-            results = Replay(setup, runner, options, told, bar.update, stop).run(footage)
+            results = Replay(setup, runner, options, told, bar.update, _print_note, stop).run(footage)
         if stop.is_set():
             print("interrupted: what follows is what was read until then")
         _print_summary(results, footage.columns, time.perf_counter() - start, args.output)
@@ -106,6 +106,10 @@ def _print_event(message: Message) -> None:
             f"{message.last_column}, {message.area_px} px, peak {message.peak:.3g}{part}",
             file=sys.stdout,
         )
+
+
+def _print_note(note: str) -> None:
+    tqdm.write(f"note: {note}", file=sys.stderr)
 
 
 def _print_summary(results: Sequence[RollResult], columns: int, seconds: float, output: Path | None) -> None:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import IO
 
@@ -37,7 +38,7 @@ class Replay:
     """Runs footage through the engine.
 
     Args:
-        on_message: told every event, in order; `on_lines` of progress in lines.
+        on_message: told every event, in order; `on_lines` of progress in lines; `on_note` why something was not read.
         stop: once it is set, the roll ends after the frame at hand, and what follows is not read.
     """
 
@@ -48,11 +49,13 @@ class Replay:
         options: ReplayOptions,
         on_message: Callable[[Message], None] | None = None,
         on_lines: Callable[[int], object] | None = None,
+        on_note: Callable[[str], None] | None = None,
         stop: threading.Event | None = None,
     ) -> None:
         self._setup, self._runner, self._options = setup, runner, options
         self._on_message = on_message or (lambda _message: None)
         self._on_lines = on_lines or (lambda _count: None)
+        self._on_note = on_note or (lambda _note: None)
         self._stop = stop or threading.Event()
 
     def run(self, footage: Footage) -> list[RollResult]:
@@ -67,12 +70,16 @@ class Replay:
                 events = stack.enter_context(atomic_file(self._options.output / "events.jsonl"))
             for name, frames in self._rolls(footage):
                 results.append(self._roll(name, frames, footage, events))
+        if footage.truncated is not None:
+            self._on_note(f"the footage ends early: {footage.truncated}")
         return results
 
     def _rolls(self, footage: Footage) -> Iterator[tuple[str, Iterable[FootageFrame]]]:
         frames = self._paced(footage)
         if not self._options.separate:
-            yield self._options.roll, frames
+            # a recording of a live line may hold several rolls, one after the other
+            for roll, part in groupby(frames, lambda frame: frame.header.roll if frame.header else None):
+                yield roll or self._options.roll, part
             return
         taken: set[str] = set()
         for frame in frames:
@@ -110,6 +117,8 @@ class Replay:
                     sink.add_band(final)
 
         def on_frame(frame: FootageFrame, first: int) -> None:
+            if frame.error is not None:
+                self._on_note(f"{frame.name} {frame.error}: its {frame.lines} lines are a gap")
             if picture is not None:
                 picture.add_lines(frame.pixels, frame.lines, first, frame.bit_depth)
             self._on_lines(frame.lines)
