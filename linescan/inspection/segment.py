@@ -21,6 +21,7 @@ from linescan.inspection.patches import PatchRow, reflected, take
 from linescan.inspection.residual import residual, residual_reach, smoothing_reach
 from linescan.inspection.selvage import web_mask
 from linescan.inspection.ssim import gaussian_weights, smooth
+from linescan.inspection.tiles import by_columns
 
 Reconstruct = Callable[[Tensor], Tensor]
 
@@ -223,7 +224,8 @@ class Segment:
         else:
             low = max(rows[0], 0)
             mean = take(self._mean(low, rows[1]), -2, [abs(i) - low for i in range(*rows)])
-        return residual(web, take(mean, -1, sides), self._settings)
+        mean = take(mean, -1, sides)
+        return by_columns(lambda x, y: residual(x, y, self._settings), (web, mean), reach)
 
     def _mean(self, first: int, end: int) -> Tensor:
         """Mean reconstruction of rows first…end−1, C×rows×W."""
@@ -236,7 +238,8 @@ class Segment:
         rows = self._residual.get(first - reach, end + reach)
         if reach:
             rows = take(rows, -1, reflected(-reach, self._columns + reach, self._columns))
-            rows = smooth(rows, gaussian_weights(self._settings.smoothing_sigma, reach))
+            weights = gaussian_weights(self._settings.smoothing_sigma, reach)
+            rows = by_columns(lambda part: smooth(part, weights), (rows,), reach)
         if self._calibration is not None:
             rows = self._calibration.apply(rows)
         return rows.contiguous()
