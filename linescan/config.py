@@ -12,6 +12,7 @@ from linescan.errors import ConfigError
 
 Method = Literal["ssim", "l2"]
 Blend = Literal["mean", "hann"]
+MAX_SMOOTHING_SIGMA = 32
 
 
 class Settings(BaseModel):
@@ -107,7 +108,7 @@ class InspectionSettings(Settings):
     scale: Annotated[int, Field(ge=1, le=16)] = 1
     stride: Annotated[int, Field(ge=1)] = 30
     blend: Blend = "mean"
-    smoothing_sigma: Annotated[float, Field(ge=0, le=32)] = 0.0
+    smoothing_sigma: Annotated[float, Field(ge=0, le=MAX_SMOOTHING_SIGMA)] = 0.0
     threshold: float
     columns: tuple[int, int] | None = None
     band: ImageBand = ImageBand()

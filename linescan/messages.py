@@ -160,7 +160,7 @@ def decode(data: bytes) -> Message:
     if not isinstance(fields, dict):
         raise MessageError(f"a map expected, found {type(fields).__name__}")
     version = fields.pop("version", None)
-    if version != VERSION:
+    if version != VERSION or type(version) is not int:  # True and 1.0 are equal to 1
         raise MessageError(f"message of version {version!r}, {VERSION} expected")
     name = fields.pop("type", None)
     kind = _TYPES.get(name) if isinstance(name, str) else None
@@ -178,7 +178,7 @@ def _build(kind: type, fields: dict[str, Any]) -> Any:
             raise MessageError(f"{_NAMES[kind]}.{field.name} is missing")
     unknown = fields.keys() - hints.keys()
     if unknown:
-        raise MessageError(f"{_NAMES[kind]} has no field {sorted(unknown)[0]!r}")
+        raise MessageError(f"{_NAMES[kind]} has no field {min(map(str, unknown))!r}")
     return kind(**fields)
 
 

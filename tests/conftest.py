@@ -36,8 +36,8 @@ RUN = ("--device", "cpu", "--precision", "float32", "--batch", "8", "--threads",
 
 @pytest.fixture(autouse=True, scope="session")
 def _small_machine() -> Iterator[None]:
-    """One thread, and as good as no time to find the best batch: the tests share their machine."""
-    with patch.object(runner, "available_threads", return_value=1), patch.object(runner, "TRIAL_SECONDS", 0.001):
+    """One thread, and no trials to find the fastest batch: the tests share their machine."""
+    with patch.object(runner, "available_threads", return_value=1), patch.object(runner, "BATCHES", (16,)):
         torch.set_num_threads(1)
         yield
 
@@ -200,3 +200,7 @@ def events_of(folder: Path) -> list[dict[str, Any]]:
 def leftovers(folder: Path) -> list[str]:
     """Temporary files that somebody left behind."""
     return [path.name for path in folder.iterdir() if path.name.startswith(".") or path.suffix in (".part", ".tmp")]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--update-references", action="store_true", help="store the events of the replay references anew")

@@ -214,8 +214,8 @@ def smoothed(values: Floats, settings: InspectionSettings, exact: bool) -> Float
 
 
 def opened(mask: Mask) -> Mask:
-    """Opening with the disc; what lies outside of the web counts as set for the erosion."""
-    wide = np.pad(mask, 4, constant_values=True)
+    """Opening with the disc; outside, the web is mirrored with its border repeated."""
+    wide = np.pad(mask, 4, mode="symmetric")
     eroded = ndimage.binary_erosion(wide, DISC, border_value=1)
     result: Mask = ndimage.binary_dilation(eroded, DISC)[4:-4, 4:-4]
     return result

@@ -82,7 +82,8 @@ def test_what_the_training_fixed_is_not_the_recipe_s(shop: Path) -> None:
 
 def test_lanes_and_selvage_come_from_the_recipe(shop: Path) -> None:
     text = (
-        MODEL + '[selvage]\nbackdrop = "dark"\nlevel = 0.2\n[[lanes]]\nname = "left"\nfirst_column = 0\nend_column = 20\n'
+        MODEL
+        + '[selvage]\nbackdrop = "dark"\nlevel = 0.2\n[[lanes]]\nname = "left"\nfirst_column = 0\nend_column = 20\n'
     )
     setup = load_setup(None, recipe(shop, text))
     assert setup.settings.selvage is not None
@@ -298,7 +299,7 @@ def test_footage_of_another_kind_is_refused(shop: Path) -> None:
 def test_a_calibration_for_other_columns_is_refused(shop: Path) -> None:
     check_footage(load_setup(None, recipe(shop, CALIBRATED)), 50, 1)
     setup = load_setup(None, recipe(shop, CALIBRATED), columns=(2, 41))
-    with pytest.raises(ConfigError, match="columns 2:41 are 39 after scaling, .* calibration is for 40"):
+    with pytest.raises(ConfigError, match=r"columns 2:41 are 39 after scaling, .* is for 40"):
         check_footage(setup, 50, 1)
 
 

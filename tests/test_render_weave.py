@@ -24,11 +24,11 @@ cloth = importlib.import_module("weave.cloth")
 yarns = importlib.import_module("weave.yarns")
 
 SHIPPED = {
-    ("plain", "train"): ROOT / "footage/train",
-    ("plain", "demo"): ROOT / "footage/demo",
+    ("plain", "train"): ROOT / "tools/demo/train",
+    ("plain", "demo"): ROOT / "tools/demo/plain",
     ("plain", "tests"): ROOT / "tests/footage",
-    ("twill", "train"): ROOT / "footage/train-twill",
-    ("twill", "demo"): ROOT / "footage/demo-twill",
+    ("twill", "train"): ROOT / "tools/demo/train-twill",
+    ("twill", "demo"): ROOT / "tools/demo/twill",
 }
 WITH_DEFECTS = [key for key in SHIPPED if presets.PRESETS[key].defects]
 KINDS = {"cut", "roughened", "contamination", "metal_pin", "missing_yarn", "broken_yarn"}

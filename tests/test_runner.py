@@ -142,7 +142,8 @@ def test_what_is_asked_for_is_what_runs(toy_loaded: Bundle) -> None:
 
 def test_what_is_not_asked_for_is_the_fastest(toy_loaded: Bundle) -> None:
     speed = {16: 10.0, 32: 30.0, 64: 20.0}
-    with patch.object(runner, "patches_per_second", side_effect=lambda _bundle, execution: speed[execution.batch]):
+    measured = patch.object(runner, "patches_per_second", side_effect=lambda _bundle, how: speed[how.batch])
+    with measured, patch.object(runner, "BATCHES", tuple(speed)):
         chosen = choose_execution(toy_loaded, "cpu", "float32", threads=1)
     assert chosen == Execution("cpu", "float32", 32, 1)
 

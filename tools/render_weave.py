@@ -1,7 +1,7 @@
 """Render footage of a woven web with planted defects; the same arguments always give the same files.
 
-    python tools/render_weave.py --preset demo --output footage/demo
-    python tools/render_weave.py --preset train --weave twill --output footage/train-twill
+    python tools/render_weave.py --preset demo --output tools/demo/plain
+    python tools/render_weave.py --preset train --weave twill --output tools/demo/train-twill
 
 DIR/NNNN.png are the frames of one roll. Where the preset has defects, DIR/masks/NNNN.png marks their pixels and
 DIR/defects.json lists them. DIR/README.txt states seed and parameters.

@@ -31,20 +31,20 @@ def add_parser(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.add_argument("--no-columns", action="store_true", help="the threshold only, no column calibration")
     parser.add_argument("--false-alarms", type=float, default=0.1, metavar="R", help="wanted per m², or per megapixel")
     parser.add_argument("--pixel-size-mm", type=float, metavar="MM", help="makes the rate one per m²")
-    add_model_arguments(parser)
+    add_model_arguments(parser, makes_recipe=True)
     add_execution_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
+    asked = FalseAlarms(args.false_alarms, args.pixel_size_mm)
     with open_footage(args.images) as footage:
         bounds = closed(args.columns, footage.columns)
-        setup = load_setup(args.model, None, stride=args.stride, threshold=args.threshold, columns=bounds)
+        setup = load_setup(args.model, stride=args.stride, columns=bounds)
         check_footage(setup, footage.columns, footage.channels)
         bundle = setup.bundle
         runner = Runner(bundle, choose_execution(bundle, args.device, args.precision, args.batch, args.threads))
         rolls = [[pixels] for pixels in _lines(footage)] if args.separate else [_lines(footage)]
         maps = good_scores(rolls, setup.settings, runner, footage.bit_depth, runner.device)
-    asked = FalseAlarms(args.false_alarms, args.pixel_size_mm)
     columns_file = None
     if not args.no_columns:
         calibration = column_calibration(maps)

@@ -70,11 +70,12 @@ def closed(bounds: tuple[int, int | None] | None, width: int) -> tuple[int, int]
     return None if bounds is None else (bounds[0], bounds[1] if bounds[1] is not None else width)
 
 
-def add_model_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", type=Path, metavar="M.pt", help="the model bundle")
-    parser.add_argument("--recipe", type=Path, metavar="R.toml", help="the product's recipe; it names a bundle too")
+def add_model_arguments(parser: argparse.ArgumentParser, makes_recipe: bool = False) -> None:
+    parser.add_argument("--model", type=Path, metavar="M.pt", required=makes_recipe, help="the model bundle")
+    if not makes_recipe:
+        parser.add_argument("--recipe", type=Path, metavar="R.toml", help="the product's recipe; it names a bundle too")
+        parser.add_argument("--threshold", type=float, metavar="T", help="score above which a pixel is defective")
     parser.add_argument("--stride", type=int, metavar="N", help="distance of the patches (default: the bundle's)")
-    parser.add_argument("--threshold", type=float, metavar="T", help="score above which a pixel is defective")
     parser.add_argument("--columns", type=columns, metavar="A:B", help="inspect columns A…B−1 only")
 
 

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from tqdm import tqdm
 
-from linescan.cli.common import columns
-from linescan.config import SsimSettings, TrainingSettings, checked
+from linescan.cli.common import closed, columns
+from linescan.config import MAX_SMOOTHING_SIGMA, SsimSettings, TrainingSettings, checked
 from linescan.errors import ConfigError
+from linescan.footage import open_footage
 from linescan.models.runner import has_fast_bfloat16
 from linescan.training.calibrate import FalseAlarms
 from linescan.training.dataset import load_good_images
@@ -63,10 +64,11 @@ def add_parser(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    settings = _settings(args)
+    settings, use = _settings(args), _use(args)
+    asked = FalseAlarms(args.false_alarms, args.pixel_size_mm)
     if not args.output.parent.is_dir():
         raise ConfigError(f"--output {args.output}: the folder {args.output.parent} does not exist")
-    images = load_good_images(args.images, args.columns, settings.scale, settings.patch_size)
+    images = load_good_images(args.images, settings.columns, settings.scale, settings.patch_size)
     checkpoint = args.output.with_name(args.output.name + ".checkpoint")
     if args.fresh:
         checkpoint.unlink(missing_ok=True)
@@ -74,7 +76,6 @@ def run(args: argparse.Namespace) -> int:
     trainer = Trainer(images, settings, device, checkpoint)
     if trainer.history:
         print(f"resumed from {checkpoint} after epoch {trainer.history[-1].number}")
-    use, asked = _use(args), FalseAlarms(args.false_alarms, args.pixel_size_mm)
 
     def after_epoch(epoch: Epoch) -> None:
         bar.write(
@@ -112,7 +113,7 @@ def _settings(args: argparse.Namespace) -> TrainingSettings:
         latent_dim=args.latent,
         patch_size=args.patch_size,
         scale=args.scale,
-        columns=args.columns,
+        columns=_columns(args),
         epochs=args.epochs,
         patches=args.patches,
         batch=args.batch,
@@ -126,14 +127,22 @@ def _settings(args: argparse.Namespace) -> TrainingSettings:
     )
 
 
+def _columns(args: argparse.Namespace) -> tuple[int, int] | None:
+    if args.columns is None or args.columns[1] is not None:
+        return args.columns  # type: ignore[no-any-return]
+    with open_footage(args.images) as footage:
+        return closed(args.columns, footage.columns)
+
+
 def _use(args: argparse.Namespace) -> Recommendation:
     preset = PRESETS[args.preset]
-    stride = args.stride if args.stride is not None else preset.stride
+    usual = preset.stride if preset.stride <= args.patch_size else args.patch_size // 2
+    stride = args.stride if args.stride is not None else usual
     sigma = args.smoothing_sigma if args.smoothing_sigma is not None else preset.smoothing_sigma
     if not 1 <= stride <= args.patch_size:
         raise ConfigError(f"--stride {stride}: 1 to the patch size, {args.patch_size}, expected")
-    if args.false_alarms <= 0:
-        raise ConfigError(f"--false-alarms {args.false_alarms}: a rate above 0 expected")
+    if sigma is not None and not 0 <= sigma <= MAX_SMOOTHING_SIGMA:
+        raise ConfigError(f"--smoothing-sigma {sigma:g}: 0 to {MAX_SMOOTHING_SIGMA} expected")
     return Recommendation(stride, preset.blend, sigma, preset.calibrate_columns)
 
 

@@ -15,7 +15,8 @@ _RECTANGLES = ((2, 4), (4, 2))
 def opening(maps: Tensor) -> Tensor:
     """Opens ...×H×W binary (bool) or grey maps along with REACH rows and columns on each side: ...×(H−6)×(W−6).
 
-    What lies outside the web is the caller's to fill: True (or +∞), so that a defect cut by the web's edge stays.
+    What lies outside the web is the caller's to fill, by mirroring: a defect that the edge cuts through needs half the
+    disc then, and a noisy pixel at the edge does not stay.
     """
     lowest, highest = _pair(maps)
     wide, tall = (_slide(_slide(maps, h, -2, lowest), w, -1, lowest) for h, w in _RECTANGLES)

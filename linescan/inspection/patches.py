@@ -26,6 +26,12 @@ def reflected(first: int, end: int, length: int) -> list[int]:
     return [i if i < length else period - i for i in folded]
 
 
+def mirrored(first: int, end: int, length: int) -> list[int]:
+    """Indices first…end−1 mirrored, as often as needed, into 0…length−1 with the border repeated."""
+    folded = (i % (2 * length) for i in range(first, end))
+    return [i if i < length else 2 * length - 1 - i for i in folded]
+
+
 def take(maps: Tensor, dim: int, indices: list[int]) -> Tensor:
     """The chosen rows or columns; a plain view where they are consecutive."""
     first, count = indices[0], len(indices)

@@ -17,8 +17,9 @@ from linescan.config import InspectionSettings
 from linescan.errors import InspectionError
 from linescan.inspection import opening
 from linescan.inspection.calibration import ColumnCalibration
-from linescan.inspection.patches import PatchRow, reflected, take
+from linescan.inspection.patches import PatchRow, mirrored, reflected, take
 from linescan.inspection.residual import residual, residual_reach, smoothing_reach
+from linescan.inspection.rows import Rows
 from linescan.inspection.selvage import web_mask
 from linescan.inspection.ssim import gaussian_weights, smooth
 from linescan.inspection.tiles import by_columns
@@ -45,37 +46,6 @@ class Band:
     opened: Tensor
     inspected: Tensor
     faulty: Tensor
-
-
-class Rows:
-    """Consecutive rows of maps, numbered in the segment; old ones are dropped from the front."""
-
-    def __init__(self, first: int) -> None:
-        self.first = first
-        self._chunks: list[Tensor] = []
-        self.end = first
-
-    def append(self, rows: Tensor) -> None:
-        if rows.shape[-2]:
-            self._chunks.append(rows)
-            self.end += rows.shape[-2]
-
-    def all(self) -> Tensor:
-        if len(self._chunks) > 1:
-            self._chunks = [torch.cat(self._chunks, -2)]
-        return self._chunks[0]
-
-    def get(self, first: int, end: int) -> Tensor:
-        """Rows first…end−1, reflected at row 0 and, for a finished segment, at its last row."""
-        indices = reflected(first, end, self.end) if first < 0 or end > self.end else range(first, end)
-        return take(self.all(), -2, [i - self.first for i in indices])
-
-    def drop_before(self, row: int) -> None:
-        if row > self.first and self._chunks:
-            row = min(row, self.end)
-            # a copy, since a view would keep the whole past in memory
-            self._chunks = [self.all()[..., row - self.first :, :].clone()]
-            self.first = row
 
 
 class Segment:
@@ -254,8 +224,10 @@ class Segment:
         # its rows end REACH beyond the last score that it could touch, and what lies outside must not see its edge.
         beyond = ~(self._score.get(low, high) <= self._settings.threshold)
         beyond &= inspected
-        padding = (reach, reach, low - (first - reach), end + reach - high)
-        opened = opening.opening(torch.nn.functional.pad(beyond, padding, value=True))
+        if high < end + reach or first < reach:  # at the segment's borders
+            height = self._scored if high < end + reach else high
+            beyond = take(beyond, -2, [i - low for i in mirrored(first - reach, end + reach, height)])
+        opened = opening.opening(take(beyond, -1, mirrored(-reach, self._columns + reach, self._columns)))
         inspected = inspected[first - low : end - low]
         return Band(first, web, self._mean(first, end), score, opened & inspected & ~faulty[:, None], inspected, faulty)
 

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 
 from linescan.config import Selvage
-
-if TYPE_CHECKING:
-    from linescan.inspection.segment import Rows
+from linescan.inspection.rows import Rows
 
 
 def web_mask(

@@ -26,7 +26,16 @@ import torch
 from numpy.typing import NDArray
 from pydantic import Field, ValidationError, model_validator
 
-from linescan.config import Blend, ImageBand, Method, Settings, SsimSettings, TrainingSettings, explain
+from linescan.config import (
+    MAX_SMOOTHING_SIGMA,
+    Blend,
+    ImageBand,
+    Method,
+    Settings,
+    SsimSettings,
+    TrainingSettings,
+    explain,
+)
 from linescan.errors import BundleError
 from linescan.files import write_atomically
 
@@ -36,7 +45,7 @@ METADATA, REFERENCE = "linescan.json", "reference.png"
 
 
 class Reference(Settings):
-    """Where the planted defect of the reference patch lies; inclusive, in scaled pixels of the patch."""
+    """Where the planted defect of the reference patch lies; inclusive, in its pixels, which are the camera's."""
 
     first_line: int
     last_line: int
@@ -66,7 +75,7 @@ class BundleMetadata(Settings):
     stride: Annotated[int, Field(ge=1)]
     threshold: float
     blend: Blend
-    smoothing_sigma: Annotated[float, Field(ge=0, le=32)]
+    smoothing_sigma: Annotated[float, Field(ge=0, le=MAX_SMOOTHING_SIGMA)]
     ssim: SsimSettings
     band: ImageBand
     columns: tuple[int, int] | None = None

@@ -68,25 +68,27 @@ class Replay:
             if self._options.output is not None:
                 make_folder(self._options.output)
                 events = stack.enter_context(atomic_file(self._options.output / "events.jsonl"))
-            for name, frames in self._rolls(footage):
-                results.append(self._roll(name, frames, footage, events))
+            for name, suffix, frames in self._rolls(footage):
+                results.append(self._roll(name, suffix, frames, footage, events))
         if footage.truncated is not None:
             self._on_note(f"the footage ends early: {footage.truncated}")
         return results
 
-    def _rolls(self, footage: Footage) -> Iterator[tuple[str, Iterable[FootageFrame]]]:
+    def _rolls(self, footage: Footage) -> Iterator[tuple[str, str, Iterable[FootageFrame]]]:
+        """Name, suffix of the names of its files, and frames of each roll."""
         frames = self._paced(footage)
         if not self._options.separate:
             # a recording of a live line may hold several rolls, one after the other
-            for roll, part in groupby(frames, lambda frame: frame.header.roll if frame.header else None):
-                yield roll or self._options.roll, part
+            rolls = _RollChanges()
+            for number, part in groupby(frames, rolls.number_of):
+                yield rolls.name or self._options.roll, f"-{number}" if number > 1 else "", part
             return
         taken: set[str] = set()
         for frame in frames:
             name = stem_of(frame.name)
             name = frame.name.replace("#", "-") if name in taken else name  # 7.png beside 7.jpg
             taken.add(name)
-            yield name, [frame]
+            yield name, f"-{name}", [frame]
 
     def _paced(self, footage: Footage) -> Iterator[FootageFrame]:
         """The frames, each when its last line would have been scanned, until the end is asked for."""
@@ -100,12 +102,11 @@ class Replay:
             yield frame
 
     def _roll(
-        self, name: str, frames: Iterable[FootageFrame], footage: Footage, events: IO[bytes] | None
+        self, name: str, suffix: str, frames: Iterable[FootageFrame], footage: Footage, events: IO[bytes] | None
     ) -> RollResult:
         settings, options = self._setup.settings, self._options
         first_column = settings.columns[0] if settings.columns else 0
         picture = residuals = None
-        suffix = f"-{name}" if options.separate else ""
         if options.output is not None:
             picture = WebPicture(footage.columns, first_column, settings.scale)
             if options.residuals:
@@ -149,3 +150,18 @@ class Replay:
         if events is not None:
             events.write(json.dumps(to_dict(message)).encode() + b"\n")
         self._on_message(message)
+
+
+class _RollChanges:
+    """Counts the rolls of a recording; lines that were lost belong to the roll that was running."""
+
+    def __init__(self) -> None:
+        self.name: str | None = None
+        self._number = 1
+
+    def number_of(self, frame: FootageFrame) -> int:
+        roll = frame.header.roll if frame.header is not None else self.name
+        if self.name is not None and roll != self.name:
+            self._number += 1
+        self.name = roll
+        return self._number

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from linescan.config import InspectionSettings
-from linescan.errors import InputError
+from linescan.errors import ConfigError, InputError
 from linescan.inspection.calibration import ColumnCalibration, ColumnStatistics
 from linescan.inspection.inspector import FinalBand, Footprint, Inspector
 from linescan.inspection.lines import Pixels
@@ -34,6 +34,13 @@ class FalseAlarms:
 
     rate: float
     pixel_size_mm: float | None = None
+
+    def __post_init__(self) -> None:
+        """Raises ConfigError where there is no such rate."""
+        if not 0 < self.rate < math.inf:
+            raise ConfigError(f"a rate of {self.rate:g} false alarms: one above 0 expected")
+        if self.pixel_size_mm is not None and not 0 < self.pixel_size_mm < math.inf:
+            raise ConfigError(f"pixels of {self.pixel_size_mm:g} mm: a size above 0 expected")
 
     @property
     def unit(self) -> str:
@@ -147,7 +154,7 @@ def _statistics(maps: Sequence[Map]) -> ColumnStatistics:
 def opened_map(score: Map) -> Map:
     """Grey opening of a rows×W score map: thresholding it is opening the thresholded score."""
     score = np.nan_to_num(score, nan=float(np.nanmin(score)))
-    padded = torch.from_numpy(np.pad(score, REACH, constant_values=np.inf))
+    padded = torch.from_numpy(np.pad(score, REACH, mode="symmetric"))
     return np.asarray(opening(padded).numpy(), np.float32)
 
 

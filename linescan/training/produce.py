@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -120,10 +121,12 @@ def write_recipe(
 
 
 def _relative(path: Path, recipe: Path) -> str:
-    """The path as a TOML string: what JSON escapes and DEL are escaped, the rest stands for itself."""
-    path, folder = path.resolve(), recipe.resolve().parent
-    shown = path.relative_to(folder) if path.is_relative_to(folder) else path
-    return json.dumps(shown.as_posix(), ensure_ascii=False).replace("\x7f", "\\u007f")
+    """The path from the recipe's folder, so that both can move together, as a TOML string.
+
+    What JSON escapes and DEL are escaped, the rest stands for itself.
+    """
+    shown = Path(os.path.relpath(path.resolve(), recipe.resolve().parent)).as_posix()
+    return json.dumps(shown, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def _metadata(trainer: Trainer, images: GoodImages, use: Recommendation, terms: str) -> BundleMetadata:
@@ -170,8 +173,9 @@ def _reference(
         inside = score[where[0] // settings.scale : where[1] // settings.scale + 1]
         peak = max(peak, float(inside[:, where[2] // settings.scale : where[3] // settings.scale + 1].max()))
     possible = rate_at(maps, settings.scale, peak * 0.98, asked)
+    reach = f"at {possible:.3g} per {asked.unit}" if possible else f"at {peak * 0.98:.3f}, above all of this good web,"
     raise TrainingError(
         f"at threshold {settings.threshold:.3f}, for {asked.rate:g} false alarms per {asked.unit}, the model sees none "
-        f"of the defects pasted into good web; at {possible:.3g} per {asked.unit} it would. The checkpoint is kept: "
+        f"of the defects pasted into good web; {reach} it would. The checkpoint is kept: "
         "ask for a higher --false-alarms rate, train longer, or calibrate on more good web"
     )

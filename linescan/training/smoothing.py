@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import torch
 
 from linescan.config import InspectionSettings
@@ -15,6 +16,7 @@ from linescan.training.synthetic import RADII, PastedWeb, pasted_web
 SIGMAS = (0.0, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 10.0, 14.0)
 ENOUGH_FOUND = 0.5  # with fewer of the pasted defects found, σ is chosen at a looser rate
 LOOSEST_RATE = 100.0
+MIN_PEAK = 1e-6  # a score may be 0, and has no logarithm then
 ROUNDS = 2  # each round pastes other blots into the same web
 
 
@@ -25,7 +27,9 @@ def choose_smoothing(
     asked: FalseAlarms,
     device: torch.device,
 ) -> tuple[float, float]:
-    """The σ to smooth with and the share of pasted defects found with it; the smallest σ of equally good ones.
+    """The σ to smooth with and the share of pasted defects found with it.
+
+    Of equally good ones the σ at which the defects stand out most from the threshold.
 
     No real defect is looked at: a large σ suits large defects and blurs small ones, so blots of several sizes vote.
     """
@@ -40,9 +44,9 @@ def choose_smoothing(
             _found(images, settings.model_copy(update={"smoothing_sigma": sigma}), reconstruct, asked, device, pasted)
             for sigma in SIGMAS
         ]
-        best = max(range(len(SIGMAS)), key=lambda i: (found[i], -SIGMAS[i]))
-        if found[best] >= ENOUGH_FOUND or asked.rate > LOOSEST_RATE:
-            return SIGMAS[best], found[best]
+        best = max(range(len(SIGMAS)), key=lambda i: found[i])
+        if found[best][0] >= ENOUGH_FOUND or asked.rate > LOOSEST_RATE:
+            return SIGMAS[best], found[best][0]
         # so strict a rate hides most defects at any σ, and says little about which is best
         asked = replace(asked, rate=10 * asked.rate)
 
@@ -54,14 +58,16 @@ def _found(
     asked: FalseAlarms,
     device: torch.device,
     pasted: list[PastedWeb],
-) -> float:
+) -> tuple[float, float]:
+    """Share of the pasted defects above the threshold, and how far above it they are on the geometric mean."""
     good = good_scores([[lines] for lines in images.held_out_lines], settings, reconstruct, images.bit_depth, device)
     threshold, _ = choose_threshold(good, settings.scale, asked)
-    found = total = 0
+    peaks: list[float] = []
     n = settings.scale
     for web in pasted:
         opened = opened_map(good_scores([[web.pixels]], settings, reconstruct, 8, device)[0])
         for top, bottom, left, right in web.blots:
-            found += bool((opened[top // n : -(-bottom // n), left // n : -(-right // n)] > threshold).any())
-            total += 1
-    return found / max(total, 1)
+            inside = opened[top // n : -(-bottom // n), left // n : -(-right // n)]
+            peaks.append(max(float(inside.max()), MIN_PEAK))
+    ratios = np.array(peaks) / threshold
+    return float((ratios > 1).mean()), float(np.log(ratios).mean())

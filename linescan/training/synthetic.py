@@ -44,7 +44,7 @@ def reference_candidates(image: Pixels, bit_depth: int, side: int) -> Iterator[t
 
 
 def pasted_web(image: Pixels, bit_depth: int, side: int, first: int) -> PastedWeb:
-    """A copy of good web with a blot in every side×side cell, in turn of all sizes and kinds, from number `first` on."""
+    """A copy of good web with a blot in each side×side cell, in turn of all sizes and kinds, from number `first` on."""
     web = _eight_bit(image, bit_depth).copy()
     blots: list[tuple[int, int, int, int]] = []
     number = first
@@ -66,7 +66,7 @@ def _eight_bit(image: Pixels, bit_depth: int) -> Patch:
 
 
 def _blots(good: Patch) -> tuple[Patch, ...]:
-    """A flat stretch of the web's grey, the same greys turned by 90°, a dark and a light stain through which it shows."""
+    """A flat stretch of the web's grey, its greys turned by 90°, a dark and a light stain through which it shows."""
     flat = np.full_like(good, round(float(good.mean())))
     turned = np.ascontiguousarray(np.rot90(good))
     return flat, turned, (good * 0.5).astype(np.uint8), (127 + good * 0.5).astype(np.uint8)

@@ -25,13 +25,17 @@ DEAD_CORRELATION = 0.1
 
 @dataclass(frozen=True)
 class Epoch:
-    """What one epoch showed; `correlation` and `contrast` compare held-out patches with their reconstructions."""
+    """What one epoch showed; the last three compare the reconstructions of held-out patches with these.
+
+    `correlation` is the patches' mean one, `contrast` and `brightness` are shares of the web's.
+    """
 
     number: int
     loss: float
     validation_loss: float
     correlation: float
     contrast: float
+    brightness: float = 1.0
 
 
 class Trainer:
@@ -93,10 +97,7 @@ class Trainer:
             loss = self._loss(patches, self._reconstruct(patches))
             value = float(loss.detach())
             if not math.isfinite(value):
-                raise TrainingError(
-                    f"the loss is {value} in epoch {number}, step {step + 1}: training diverged; the checkpoint holds "
-                    f"epoch {number - 1}. Try a smaller --learning-rate or --precision float32"
-                )
+                raise TrainingError(_diverged(f"the loss is {value} in epoch {number}, step {step + 1}", number))
             self._optimiser.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             self._optimiser.step()
@@ -124,12 +125,14 @@ class Trainer:
         with torch.inference_mode():
             reconstruction = torch.cat([self._reconstruct(part) for part in torch.split(self._validation, 64)])
             validation_loss = float(self._loss(self._validation, reconstruction))
-        correlation, contrast = _agreement(self._validation, reconstruction)
-        return Epoch(number, loss, validation_loss, correlation, contrast)
+        return Epoch(number, loss, validation_loss, *_agreement(self._validation, reconstruction))
 
     def _refuse_bad_optimum(self, epoch: Epoch) -> None:
+        if not math.isfinite(epoch.validation_loss + epoch.correlation):
+            raise TrainingError(_diverged(f"the held-out loss is {epoch.validation_loss}", epoch.number))
         steps = epoch.number * math.ceil(len(self._places) / self.settings.batch)
-        if epoch.correlation < -DEAD_CORRELATION:
+        # early on the correlation may be negative by chance; in the optimum the mean is negative too (decisions/002)
+        if epoch.correlation < -DEAD_CORRELATION and epoch.brightness < 0:
             raise TrainingError(
                 f"epoch {epoch.number}: the reconstruction is the negative of the web (correlation "
                 f"{epoch.correlation:.2f}): the mirrored optimum of SSIM, where the loss looks good and no defect "
@@ -145,7 +148,7 @@ class Trainer:
     def _save(self, path: Path) -> None:
         state: dict[str, Any] = {
             "fingerprint": self._fingerprint,
-            "settings": self.settings.model_dump(mode="json", exclude={"epochs"}),
+            "settings": self.settings.model_dump(mode="json"),
             "model": self.model.state_dict(),
             "optimiser": self._optimiser.state_dict(),
             "history": [vars(epoch) for epoch in self.history],
@@ -156,17 +159,36 @@ class Trainer:
     def _resume(self, path: Path) -> None:
         try:
             state = torch.load(path, map_location=self.device, weights_only=True)
+            differing = self._differing(state)
+            history = [Epoch(**epoch) for epoch in state["history"]]
+            if not differing:
+                self.model.load_state_dict(state["model"])
+                self._optimiser.load_state_dict(state["optimiser"])
         except Exception as error:  # torch raises half a dozen kinds for a file that is not its own
             raise InputError(f"{path}: not a training checkpoint: {error}") from error
-        asked = self.settings.model_dump(mode="json", exclude={"epochs"})
-        if state["fingerprint"] != self._fingerprint or state["settings"] != asked:
-            differing = [key for key in asked if state["settings"].get(key) != asked[key]] or ["the images"]
+        if differing:
             raise InputError(
                 f"{path}: belongs to another training run (differs in {', '.join(differing)}); remove it to start anew"
             )
-        self.model.load_state_dict(state["model"])
-        self._optimiser.load_state_dict(state["optimiser"])
-        self.history = [Epoch(**epoch) for epoch in state["history"]]
+        if len(history) > self.settings.epochs:
+            raise InputError(
+                f"{path}: holds {len(history)} epochs, {self.settings.epochs} are asked for; remove it to start anew"
+            )
+        self.history = history
+
+    def _differing(self, state: dict[str, Any]) -> list[str]:
+        """What the checkpoint's run was asked for otherwise; a run of constant learning rate may be made longer."""
+        asked = self.settings.model_dump(mode="json")
+        found = {"epochs": asked["epochs"], **state["settings"]}
+        if self.settings.schedule == "constant":
+            found["epochs"] = asked["epochs"]
+        differing = [key for key in asked if found.get(key) != asked[key]]
+        return differing if state["fingerprint"] == self._fingerprint else [*differing, "the images"]
+
+
+def _diverged(what: str, number: int) -> str:
+    kept = f"the checkpoint holds epoch {number - 1}" if number > 1 else "nothing was kept of it"
+    return f"{what}: training diverged; {kept}. Try a smaller --learning-rate or --precision float32"
 
 
 def augment(patches: Tensor, kinds: tuple[str, ...], generator: torch.Generator) -> Tensor:
@@ -181,10 +203,12 @@ def augment(patches: Tensor, kinds: tuple[str, ...], generator: torch.Generator)
     return patches
 
 
-def _agreement(patches: Tensor, reconstruction: Tensor) -> tuple[float, float]:
-    """Mean correlation of patches with their reconstructions, and the reconstruction's share of their contrast."""
+def _agreement(patches: Tensor, reconstruction: Tensor) -> tuple[float, float, float]:
+    """Mean correlation of patches with their reconstructions, and these' shares of their contrast and mean grey."""
     x = patches.flatten(1) - patches.flatten(1).mean(1, keepdim=True)
     y = reconstruction.flatten(1) - reconstruction.flatten(1).mean(1, keepdim=True)
     norm_x, norm_y = x.norm(dim=1), y.norm(dim=1)
     correlation = (x * y).sum(1) / (norm_x * norm_y).clamp_min(1e-12)
-    return float(correlation.mean()), float((norm_y / norm_x.clamp_min(1e-12)).mean())
+    contrast = norm_y / norm_x.clamp_min(1e-12)
+    brightness = reconstruction.mean() / patches.mean().clamp_min(1e-12)
+    return float(correlation.mean()), float(contrast.mean()), float(brightness)
