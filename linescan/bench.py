@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from linescan import __version__
-from linescan.inspection.inspector import Footprint, Inspector
+from linescan.inspection import Footprint, Inspector
 from linescan.models.runner import BATCHES, Execution, Precision, Runner, patches_per_second
 from linescan.recipe import Setup
 

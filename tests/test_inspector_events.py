@@ -18,7 +18,7 @@ from linescan.config import ImageBand, InspectionSettings, Lane, Selvage, SsimSe
 from linescan.errors import InspectionError
 from linescan.inspection.calibration import ColumnCalibration
 from linescan.inspection.inspector import Footprint, Inspector
-from linescan.inspection.segment import Rows
+from linescan.inspection.rows import Rows
 from linescan.messages import Gap, Region
 from tests import reference
 from tests.inspection_kit import Case, Model, Pixels, Record, feed, nothing, ramp, run, scores
@@ -125,6 +125,13 @@ def test_what_is_too_small_is_discarded_and_holds_nothing_up() -> None:
     record = run(drawn(mask, min_area_px=13), [1])
     assert [region.area_px for region in record.final_regions] == [21]
     assert len(run(drawn(mask, min_area_px=12), [1]).final_regions) == 2
+
+
+@pytest.mark.parametrize(("least", "count"), [(84, 1), (85, 0)])
+def test_the_least_area_counts_pixels_of_the_camera(least: int, count: int) -> None:
+    mask = np.zeros((80, 60), bool)
+    box(mask, 20, 10, 10, 10)  # 5×5 blocks of 2×2, of which the opening leaves 21
+    assert len(run(drawn(mask, scale=2, min_area_px=least), [80]).final_regions) == count
 
 
 def test_a_thin_region_longer_than_the_most_but_smaller_than_the_least_is_told_whole() -> None:

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from linescan.config import ImageBand, InspectionSettings, Lane, Selvage, SsimSettings
-from linescan.inspection import segment
+from linescan.inspection import segment, tiles
 from linescan.inspection.calibration import ColumnCalibration
 from linescan.inspection.inspector import Footprint
 from tests import reference
@@ -139,7 +139,7 @@ def check_seams(case: Case, heights: list[int]) -> None:
     """`run` checks accounting and finality at each push on the way."""
     whole = run(case, [case.lines])
     cut = run(case, heights)
-    with patch.object(segment, "PATCHES_AT_ONCE", 1):
+    with patch.object(segment, "PATCHES_AT_ONCE", 1), patch.object(tiles, "TILE_COLUMNS", 7):
         single = run(case, [1])
     for other in (cut, single):
         assert other.findings == whole.findings
@@ -235,10 +235,11 @@ def check_resume(case: Case, stops: list[int], heights: list[int]) -> None:
     record, snapshot, start = Record(), None, 0
     for stop in [*stops, None]:
         inspector = case.inspector(record, snapshot)
-        before = inspector.inspected_up_to, inspector.lines_in_gaps
+        before = inspector.inspected_up_to
         for count, findings in enumerate(feed(inspector, case.roll, heights, start), 1):
             record.findings += findings
-            assert (inspector.inspected_up_to, inspector.lines_in_gaps) >= before
+            assert inspector.inspected_up_to >= before
+            assert inspector.lines_in_gaps == sum(gap.last_line - gap.first_line + 1 for gap in record.gaps)
             if count == stop:
                 break
         else:
@@ -249,6 +250,20 @@ def check_resume(case: Case, stops: list[int], heights: list[int]) -> None:
     assert inspector.lines_scanned == inspector.inspected_up_to == case.lines
     assert record.findings == undisturbed.findings
     assert record.plain_bands() == undisturbed.plain_bands()
+
+
+@pytest.mark.parametrize("halo", [3, 6, 13])
+def test_a_new_run_is_fed_from_the_first_patches_that_matter(halo: int) -> None:
+    sigma = {3: 0, 6: 1, 13: 1.5}[halo]
+    for stride in (1, 2, 5, 16):
+        asked = InspectionSettings(
+            method="ssim" if halo == 13 else "l2", smoothing_sigma=sigma, patch_size=16, stride=stride, threshold=0
+        )
+        assert reference.halo(asked) == halo
+        for resume_row in range(90):
+            # the mask of this row depends on the reconstruction of rows back to resume_row − halo
+            matter = [line for line in range(0, 200, stride) if line + 16 > resume_row - halo]
+            assert segment.first_row_needed(asked, resume_row) == matter[0]
 
 
 @few

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from linescan.config import Blend
-from linescan.inspection.patches import PatchRow, anchors, blend_weights, reflected, take
+from linescan.inspection.patches import PatchRow, anchors, blend_weights, mirrored, reflected, take
 from tests import reference
 
 
@@ -35,6 +35,15 @@ def test_reflection_is_numpys_repeated_as_often_as_needed(length: int) -> None:
         expected = [*mirrored.tolist(), *wide.tolist()]
         assert reflected(-before, length + after, length) == expected
         assert [reference.mirror(i, length) for i in range(-before, length + after)] == expected
+
+
+@pytest.mark.parametrize("length", [1, 2, 3, 7, 20])
+def test_mirroring_repeats_the_border(length: int) -> None:
+    for before, after in ((0, 30), (30, 0), (3, 3)):
+        row = np.arange(length)
+        wide = np.pad(row, (0, after), mode="symmetric")
+        mirror = np.pad(row, (before, 0), mode="symmetric")[:before]
+        assert mirrored(-before, length + after, length) == [*mirror.tolist(), *wide.tolist()]
 
 
 def test_take_gives_the_chosen_rows_or_columns() -> None:

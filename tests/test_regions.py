@@ -190,8 +190,7 @@ def test_what_was_told_and_merges_into_something_too_small_is_told_with_it() -> 
     mask[2:5, 4:9] = True
     mask[1:6, 1] = True
     mask[5, 8] = mask[6, 1:9] = True
-    mask[6, 1:9] = [True, True, True, True, True, True, True, True]
-    stream = Stream(mask, np.ones((8, 9), np.float32), limits_of(min_area=14, max_rows=3), [5, 1, 1, 1]).run()
+    stream = Stream(mask, np.ones((8, 9), np.float32), limits_of(min_area=15, max_rows=3), [5, 1, 1, 1]).run()
     assert_protocol(stream.told)
     assert [item.merged_into for item in stream.told if item.merged_into] == [(1, 1)]
     assert sum(item.region.area for item in stream.final()) == mask.sum()

@@ -103,6 +103,16 @@ def test_the_product_of_the_components_is_the_similarity(kind: str) -> None:
         assert float(part.max()) <= 1 + 1e-5
 
 
+def test_a_variance_is_never_negative() -> None:
+    flat = torch.linspace(0, 1, 50)[:, None, None].expand(50, 12, 12)
+    ssim = SsimSettings(window=7)
+    _, _, var_x, var_y, _ = engine._moments(flat, flat.flip(0), ssim, engine.window_mean)
+    assert float(var_x.min()) >= 0
+    assert float(var_y.min()) >= 0
+    # E[x²] − E[x]² of flat images does fall below in float32
+    assert float((engine.window_mean(flat * flat, ssim) - engine.window_mean(flat, ssim) ** 2).min()) < 0
+
+
 def test_an_image_is_like_itself() -> None:
     x, _ = pair()
     torch.testing.assert_close(engine.similarity(x, x, SsimSettings()), torch.ones(30, 43))

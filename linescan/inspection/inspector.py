@@ -15,23 +15,14 @@ from linescan.errors import InspectionError
 from linescan.inspection.calibration import ColumnCalibration
 from linescan.inspection.gate import LineGate, Stretch
 from linescan.inspection.lines import Pixels, channels_first, to_unit
-from linescan.inspection.regions import Labeller, LabellerSettings, RegionPhase
+from linescan.inspection.placement import Footprint, Placement, labeller_settings
+from linescan.inspection.regions import Labeller
 from linescan.inspection.scaling import LineScaler
 from linescan.inspection.segment import Band, Reconstruct, Segment, first_row_needed
 from linescan.messages import Gap, GapCause, Region
 
 SNAPSHOT_VERSION = 1
 Finding = Region | Gap
-
-
-@dataclass(frozen=True)
-class Footprint:
-    """What an Inspector looks at: the camera's columns and the depth of its pixels; names for the events."""
-
-    columns: int
-    bit_depth: int = 8
-    camera: str = "camera"
-    roll: str = "roll"
 
 
 @dataclass(frozen=True)
@@ -45,14 +36,13 @@ class FinalBand:
 
 @dataclass
 class _Running:
-    """The segment that runs, with the first raw line of it."""
+    """The segment that runs."""
 
-    first_line: int
+    place: Placement
     segment: Segment
     labeller: Labeller
     scaler: LineScaler
     lines: int = 0  # raw lines that went in
-    height: int | None = None  # their number, once the segment has ended
 
 
 class Inspector:
@@ -112,7 +102,7 @@ class Inspector:
         """First line that is neither final nor in an announced gap; it never goes back."""
         if self._running is None:
             return self._finished_up_to
-        return self._raw_line(self._running, self._running.labeller.decided_up_to)
+        return self._running.place.raw_line(self._running.labeller.decided_up_to)
 
     @property
     def lines_inspected(self) -> int:
@@ -130,7 +120,7 @@ class Inspector:
         if running is None:
             return self._finished_up_to
         row = first_row_needed(self.settings, running.segment.done)
-        return running.first_line + row * self.settings.scale
+        return running.place.first_line + row * self.settings.scale
 
     # ------------------------------------------------------------------------------------------ lines in
 
@@ -196,9 +186,9 @@ class Inspector:
 
     def _begin_segment(self, first_line: int, resume_row: int = 0) -> _Running:
         self._running = _Running(
-            first_line,
+            Placement(self.settings, self.footprint, self._columns, first_line),
             Segment(self.settings, self._width, self._reconstruct, self._device, self._calibration, resume_row),
-            Labeller(self._width, self._labeller_settings(), resume_row),
+            Labeller(self._width, labeller_settings(self.settings, self._columns), resume_row),
             LineScaler(self.settings.scale),
         )
         return self._running
@@ -210,38 +200,25 @@ class Inspector:
         rest = running.scaler.finish()
         bands = [] if rest is None else running.segment.push(rest)
         # a resumed segment may end before it was fed up to where the first run was
-        running.height = max(running.lines, running.segment.done * self.settings.scale)
+        running.place.height = max(running.lines, running.segment.done * self.settings.scale)
         findings = self._tell(running, bands + running.segment.finish())
-        findings += [self._region(running, item) for item in running.labeller.finish()]
-        self._finished_up_to = self._raw_line(running, running.segment.done)
+        findings += [running.place.region(item) for item in running.labeller.finish()]
+        self._finished_up_to = running.place.raw_line(running.segment.done)
         self._running = None
-        fed = running.first_line + running.lines
+        fed = running.place.first_line + running.lines
         if fed > self._finished_up_to:
             findings.append(self._gap(self._finished_up_to, fed - 1, "worker-lost"))
         return findings
-
-    def _labeller_settings(self) -> LabellerSettings:
-        n, offset = self.settings.scale, self._columns.start
-        lanes = [
-            ((max(lane.first_column - offset, 0)) // n, max(-(-(lane.end_column - offset) // n), 0))
-            for lane in self.settings.lanes
-        ]
-        return LabellerSettings(
-            min_area=max(1, -(-self.settings.min_area_px // n**2)),
-            max_rows=max(1, self.settings.max_region_lines // n),
-            max_regions=self.settings.max_regions,
-            lanes=tuple(lanes) or ((0, self._width),),
-        )
 
     def _tell(self, running: _Running, bands: list[Band]) -> list[Finding]:
         findings: list[Finding] = []
         for band in bands:
             findings += self._faulty_lines(running, band)
             opened, score = band.opened.cpu().numpy(), band.score.cpu().numpy()
-            findings += [self._region(running, item) for item in running.labeller.push(opened, score)]
+            findings += [running.place.region(item) for item in running.labeller.push(opened, score)]
             if self._on_band is not None:
-                first = self._raw_line(running, band.row)
-                self._on_band(FinalBand(first, self._raw_line(running, band.row + len(score)), band))
+                first = running.place.raw_line(band.row)
+                self._on_band(FinalBand(first, running.place.raw_line(band.row + len(score)), band))
         return findings
 
     def _faulty_lines(self, running: _Running, band: Band) -> list[Finding]:
@@ -251,7 +228,7 @@ class Inspector:
         edges = torch.nonzero(flags.diff()).flatten().tolist()
         return [
             self._gap(
-                self._raw_line(running, band.row + first), self._raw_line(running, band.row + end) - 1, "model-fault"
+                running.place.raw_line(band.row + first), running.place.raw_line(band.row + end) - 1, "model-fault"
             )
             for first, end in zip(edges[::2], edges[1::2], strict=True)
         ]
@@ -264,46 +241,6 @@ class Inspector:
             self._finished_up_to = last + 1
         return Gap(self.footprint.camera, self.footprint.roll, first, last, cause, estimated)
 
-    def _raw_line(self, running: _Running, row: int) -> int:
-        line = row * self.settings.scale
-        return running.first_line + (line if running.height is None else min(line, running.height))
-
-    def _identify(self, running: _Running, key: tuple[int, int]) -> str:
-        line, column = self._raw_line(running, key[0]), self._columns.start + key[1] * self.settings.scale
-        return f"s{running.first_line}-l{line}-c{column}"
-
-    def _region(self, running: _Running, item: RegionPhase) -> Region:
-        region, n = item.region, self.settings.scale
-        first_column = self._columns.start + region.first_column * n
-        last_column = min(self._columns.start + (region.last_column + 1) * n, self._columns.stop) - 1
-        height = running.height
-        return Region(
-            camera=self.footprint.camera,
-            roll=self.footprint.roll,
-            id=self._identify(running, region.key),
-            phase=item.phase,
-            part=region.part,
-            merged_into=None if item.merged_into is None else self._identify(running, item.merged_into),
-            first_line=self._raw_line(running, region.first_row),
-            last_line=self._raw_line(running, region.last_row + 1) - 1,
-            first_column=first_column,
-            last_column=last_column,
-            area_px=region.area * n**2,
-            peak=region.peak,
-            mean=region.score_sum / region.area,
-            lanes=self._lanes(first_column, last_column),
-            coalesced=region.coalesced,
-            padded=self._width < self.settings.patch_size
-            or (height is not None and -(-height // n) < self.settings.patch_size),
-        )
-
-    def _lanes(self, first_column: int, last_column: int) -> tuple[str, ...]:
-        return tuple(
-            lane.name
-            for lane in self.settings.lanes
-            if lane.first_column <= last_column and first_column < lane.end_column
-        )
-
     # ------------------------------------------------------------------------------------------ stop and go on
 
     def snapshot(self) -> bytes:
@@ -315,7 +252,7 @@ class Inspector:
             "finished_up_to": self._finished_up_to,
             "in_gaps": self.lines_in_gaps,
             "valid": self._gate.valid,
-            "segment": running and {"first_line": running.first_line, "labeller": running.labeller.state()},
+            "segment": running and {"first_line": running.place.first_line, "labeller": running.labeller.state()},
         }
         packed: bytes = msgpack.packb(state)
         return packed
@@ -336,7 +273,7 @@ class Inspector:
             labeller = state["segment"]["labeller"]
             running = self._begin_segment(state["segment"]["first_line"], labeller["row"])
             running.labeller.restore(labeller)
-            running.lines = self.resume_from - running.first_line
+            running.lines = self.resume_from - running.place.first_line
         self._gate.skip_to(self.resume_from, state["valid"])
 
     def _fingerprint(self) -> bytes:

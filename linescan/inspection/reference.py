@@ -7,7 +7,8 @@ import torch
 from numpy.typing import NDArray
 
 from linescan.config import ImageBand, InspectionSettings
-from linescan.inspection.inspector import Footprint, Inspector
+from linescan.inspection.inspector import Inspector
+from linescan.inspection.placement import Footprint
 from linescan.inspection.segment import Reconstruct
 from linescan.messages import Gap, Region
 

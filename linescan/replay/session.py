@@ -14,7 +14,7 @@ from typing import IO
 
 from linescan.files import atomic_file, make_folder
 from linescan.footage import Footage, FootageFrame
-from linescan.inspection.inspector import FinalBand, Finding, Footprint, Inspector
+from linescan.inspection import FinalBand, Finding, Footprint, Inspector
 from linescan.messages import Message, RollStart, to_dict
 from linescan.models.runner import Runner
 from linescan.recipe import Setup, check_footage, self_check

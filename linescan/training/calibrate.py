@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from linescan.config import InspectionSettings
 from linescan.errors import ConfigError, InputError
+from linescan.inspection import FinalBand, Footprint, Inspector
 from linescan.inspection.calibration import ColumnCalibration, ColumnStatistics
-from linescan.inspection.inspector import FinalBand, Footprint, Inspector
 from linescan.inspection.lines import Pixels
 from linescan.inspection.opening import REACH, opening
 from linescan.inspection.segment import Reconstruct

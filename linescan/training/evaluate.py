@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from linescan.errors import FootageError, InputError
 from linescan.files import make_folder, write_atomically
 from linescan.footage import FootageFrame, open_footage
-from linescan.inspection.inspector import FinalBand, Footprint, Inspector
+from linescan.inspection import FinalBand, Footprint, Inspector
 from linescan.messages import Region
 from linescan.models.runner import Runner
 from linescan.recipe import Setup, check_footage

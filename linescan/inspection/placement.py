@@ -1,0 +1,92 @@
+"""Where a segment's scaled pixels lie on the camera's web, and its regions in those terms."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from linescan.config import InspectionSettings
+from linescan.inspection.regions import LabellerSettings, RegionPhase
+from linescan.messages import Region
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """What an Inspector looks at: the camera's columns and the depth of its pixels; names for the events."""
+
+    columns: int
+    bit_depth: int = 8
+    camera: str = "camera"
+    roll: str = "roll"
+
+
+class Placement:
+    """One segment on the web; `height` is its number of raw lines once it has ended, for its last partial row."""
+
+    def __init__(self, settings: InspectionSettings, footprint: Footprint, columns: slice, first_line: int) -> None:
+        self.first_line = first_line
+        self.height: int | None = None
+        self._settings = settings
+        self._footprint = footprint
+        self._columns = columns
+
+    def raw_line(self, row: int) -> int:
+        """First raw line of a scaled row."""
+        line = row * self._settings.scale
+        return self.first_line + (line if self.height is None else min(line, self.height))
+
+    def region(self, item: RegionPhase) -> Region:
+        """The event for what the labeller told, in pixels of the camera."""
+        region, n = item.region, self._settings.scale
+        first_column = self._columns.start + region.first_column * n
+        last_column = min(self._columns.start + (region.last_column + 1) * n, self._columns.stop) - 1
+        return Region(
+            camera=self._footprint.camera,
+            roll=self._footprint.roll,
+            id=self._identify(region.key),
+            phase=item.phase,
+            part=region.part,
+            merged_into=None if item.merged_into is None else self._identify(item.merged_into),
+            first_line=self.raw_line(region.first_row),
+            last_line=self.raw_line(region.last_row + 1) - 1,
+            first_column=first_column,
+            last_column=last_column,
+            area_px=region.area * n**2,
+            peak=region.peak,
+            mean=region.score_sum / region.area,
+            lanes=self._lanes(first_column, last_column),
+            coalesced=region.coalesced,
+            padded=self._padded(),
+        )
+
+    def _identify(self, key: tuple[int, int]) -> str:
+        """The id: segment, and topmost-then-leftmost pixel."""
+        column = self._columns.start + key[1] * self._settings.scale
+        return f"s{self.first_line}-l{self.raw_line(key[0])}-c{column}"
+
+    def _lanes(self, first_column: int, last_column: int) -> tuple[str, ...]:
+        return tuple(
+            lane.name
+            for lane in self._settings.lanes
+            if lane.first_column <= last_column and first_column < lane.end_column
+        )
+
+    def _padded(self) -> bool:
+        sides = [self._columns.stop - self._columns.start]
+        if self.height is not None:
+            sides.append(self.height)
+        return any(-(-side // self._settings.scale) < self._settings.patch_size for side in sides)
+
+
+def labeller_settings(settings: InspectionSettings, columns: slice) -> LabellerSettings:
+    """The labeller's limits and lanes in scaled pixels of the inspected columns."""
+    n, width = settings.scale, -(-(columns.stop - columns.start) // settings.scale)
+    lanes = [
+        (max(lane.first_column - columns.start, 0) // n, max(-(-(lane.end_column - columns.start) // n), 0))
+        for lane in settings.lanes
+    ]
+    return LabellerSettings(
+        min_area=max(1, -(-settings.min_area_px // n**2)),
+        max_rows=max(1, settings.max_region_lines // n),
+        max_regions=settings.max_regions,
+        lanes=tuple(lanes) or ((0, width),),
+    )
