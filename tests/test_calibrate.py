@@ -223,7 +223,7 @@ def test_the_calibration_takes_the_difference_across_the_web_out() -> None:
     assert calibration.mean.shape == calibration.deviation.shape == (300,)
     assert calibration.mean[-20:].mean() > 2.5 * calibration.mean[:20].mean()
     fresh = calibration.apply(torch.from_numpy(across(400, 300, 9))).numpy()
-    stretches = [part for part in np.split(fresh, 10, 1)]
+    stretches = np.split(fresh, 10, 1)
     assert np.allclose([part.mean() for part in stretches], 0, atol=0.25)
     assert np.allclose([part.std() for part in stretches], 1, atol=0.15)
 

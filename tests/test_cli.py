@@ -1,0 +1,288 @@
+"""The commands as a person types them: help, exit codes, and one line on stderr for every error."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from linescan import __version__, errors
+from linescan.cli.common import closed, columns, guarded, stopped_by_interrupt
+from linescan.cli.main import main
+from linescan.files import write_atomically
+from tests.conftest import RUN, Blind, NotANumber, plain, toy_bundle, write_frames
+
+Output = pytest.CaptureFixture[str]
+
+
+def stop(code: Callable[[], int]) -> int:
+    with pytest.raises(SystemExit) as caught:
+        code()
+    assert isinstance(caught.value.code, int)
+    return caught.value.code
+
+
+# ------------------------------------------------------------------------------------------------ help
+
+
+def test_help_names_every_command(capsys: Output) -> None:
+    assert stop(lambda: main(["--help"])) == 0
+    out = capsys.readouterr().out
+    for command in ("train", "evaluate", "calibrate", "check", "info", "bench"):
+        assert command in out
+        assert stop(lambda command=command: main([command, "--help"])) == 0  # type: ignore[misc]
+        assert "usage: linescan " + command in capsys.readouterr().out
+
+
+def test_version_and_wrong_commands(capsys: Output) -> None:
+    assert stop(lambda: main(["--version"])) == 0
+    assert capsys.readouterr().out == f"linescan {__version__}\n"
+    for arguments in ([], ["unknown"], ["info"], ["train"], ["info", "M.pt", "--wrong"]):
+        assert stop(lambda arguments=arguments: main(arguments)) == 2  # type: ignore[misc]
+        assert "Traceback" not in capsys.readouterr().err
+
+
+def test_the_installed_commands_are_these() -> None:
+    for module, name in (("linescan.cli.main", "linescan"), ("linescan.cli.replay", "linescan-replay")):
+        done = subprocess.run([sys.executable, "-m", module, "--help"], capture_output=True, text=True, check=False)
+        assert done.returncode == 0
+        assert f"usage: {name}" in done.stdout
+        assert done.stderr == ""
+
+
+# ------------------------------------------------------------------------------------------------ errors
+
+
+def every_error() -> list[type[errors.LinescanError]]:
+    return [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, errors.LinescanError)]
+
+
+@pytest.mark.parametrize("kind", every_error())
+def test_every_error_is_one_line_and_its_exit_code(kind: type[errors.LinescanError], capsys: Output) -> None:
+    def fail() -> int:
+        raise kind("what.toml: what was found, what was expected")
+
+    assert guarded("linescan test", fail) == kind.exit_code
+    assert capsys.readouterr().err == "linescan test: error: what.toml: what was found, what was expected\n"
+
+
+def test_the_exit_codes_are_the_documented_ones() -> None:
+    documented = {
+        "ConfigError": 2, "InputError": 65, "FootageError": 65, "BundleError": 65, "MessageError": 65,
+        "TrainingError": 70, "InspectionError": 70, "LinescanError": 70,
+    }  # fmt: skip
+    assert {kind.__name__: kind.exit_code for kind in every_error()} == documented
+
+
+def test_a_full_disk_and_an_interrupt(capsys: Output) -> None:
+    def fail(error: BaseException) -> Callable[[], int]:
+        def command() -> int:
+            raise error
+
+        return command
+
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/data/out.pt")
+    assert guarded("linescan test", fail(full)) == 70
+    assert capsys.readouterr().err == "linescan test: error: /data/out.pt: No space left on device\n"
+    assert guarded("linescan test", fail(KeyboardInterrupt())) == 130
+    assert capsys.readouterr().err == "linescan test: interrupted\n"
+    with pytest.raises(ZeroDivisionError):  # a bug is not hidden
+        guarded("linescan test", fail(ZeroDivisionError()))
+
+
+def test_a_reader_that_goes_away_is_no_error(toy: Path) -> None:
+    command = f"{sys.executable} -m linescan.cli.main info {toy} | head -c 10"
+    done = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, check=False)
+    assert done.stderr == ""
+    assert done.returncode == 0
+
+
+def test_ctrl_c_once_asks_and_twice_breaks_off() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with stopped_by_interrupt() as asked:
+        assert not asked.is_set()
+        signal.raise_signal(signal.SIGINT)
+        assert asked.is_set()
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+# ------------------------------------------------------------------------------------------------ arguments
+
+
+@pytest.mark.parametrize(
+    ("text", "bounds", "of_64"),
+    [
+        ("5:10", (5, 10), (5, 10)),
+        ("5:", (5, None), (5, 64)),
+        (":10", (0, 10), (0, 10)),
+        (":", (0, None), (0, 64)),
+    ],
+)
+def test_columns(text: str, bounds: tuple[int, int | None], of_64: tuple[int, int]) -> None:
+    assert columns(text) == bounds
+    assert closed(columns(text), 64) == of_64
+    assert closed(None, 64) is None
+
+
+@pytest.mark.parametrize("text", ["", "5", "a:b", "10:5", "5:5", "-1:5", "1:2:3", "1.5:3", "5:-1"])
+def test_columns_that_are_none(text: str, toy: Path, capsys: Output) -> None:
+    assert stop(lambda: main(["check", "--model", str(toy), f"--columns={text}"])) == 2
+    assert "columns are given as A:B" in capsys.readouterr().err
+
+
+# ------------------------------------------------------------------------------------------------ info, check
+
+
+def test_info_says_what_a_bundle_is(tiny_bundle: Path, capsys: Output) -> None:
+    assert main(["info", str(tiny_bundle)]) == 0
+    about = json.loads(capsys.readouterr().out)
+    assert about["file"] == str(tiny_bundle)
+    assert len(about["sha256"]) == 64
+    assert (about["patch_size"], about["latent_dim"], about["training"]["epochs"]) == (32, 16, 4)
+
+
+def test_info_on_what_is_no_bundle(tmp_path: Path, capsys: Output) -> None:
+    (tmp_path / "M.pt").write_bytes(b"hello")
+    nan = toy_bundle(tmp_path / "nan.pt", NotANumber())
+    for path in (tmp_path / "none.pt", tmp_path / "M.pt", nan, tmp_path):
+        assert main(["info", str(path)]) == 65
+        error = capsys.readouterr().err
+        assert error.startswith(f"linescan info: error: {path}: ")
+        assert error.count("\n") == 1
+
+
+def recipe(folder: Path, sha256: str | None, extra: str = "") -> Path:
+    pin = f'sha256 = "{sha256}"\n' if sha256 else ""
+    write_atomically(folder / "R.toml", f'[model]\nfile = "toy.pt"\n{pin}{extra}'.encode())
+    return folder / "R.toml"
+
+
+def check(*arguments: object) -> int:
+    return main(["check", *map(str, arguments), *RUN])
+
+
+def test_check_says_whether_a_bundle_is_pinned(tmp_path: Path, capsys: Output) -> None:
+    model = toy_bundle(tmp_path / "toy.pt")
+    assert main(["info", str(model)]) == 0
+    sha256 = json.loads(capsys.readouterr().out)["sha256"]
+    not_pinned = f"sound, not pinned; its sha256 is {sha256}"
+    assert check("--model", model) == 0
+    out = capsys.readouterr().out
+    assert not_pinned in out
+    assert "runs on cpu in float32, 8 patches a forward" in out
+    assert check("--recipe", recipe(tmp_path, None)) == 0
+    assert not_pinned in capsys.readouterr().out
+    assert check("--recipe", recipe(tmp_path, sha256)) == 0
+    assert "sound, pinned; it finds the defect of its reference patch" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        ((), 2, "a model is needed"),
+        (("--model", "none.pt"), 65, "none.pt: cannot be read"),
+        (("--recipe", "none.toml"), 2, "none.toml: cannot be read"),
+        (("--model", "toy.pt", "--threshold", "0.9"), 70, "self-check"),
+        (("--model", "blind.pt"), 70, "self-check"),
+        (("--model", "toy.pt", "--stride", "17"), 2, "stride 17"),
+        (("--model", "toy.pt", "--columns", "5:"), 2, "--columns A:B needs both ends"),
+        (("--model", "toy.pt", "--device", "cuda"), 2, "torch finds no GPU"),
+        (("--recipe", "wrong.toml"), 2, "wrong.toml: model.file = 5"),
+        (("--recipe", "R.toml"), 65, "was pinned"),
+    ],
+)
+def test_check_names_what_is_wrong(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: Output,
+    arguments: tuple[str, ...],
+    code: int,
+    said: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    toy_bundle(tmp_path / "toy.pt")
+    toy_bundle(tmp_path / "blind.pt", Blind())
+    recipe(tmp_path, "0" * 64)
+    (tmp_path / "wrong.toml").write_text("[model]\nfile = 5\n")
+    assert main(["check", *RUN, *arguments]) == code
+    error = capsys.readouterr().err
+    assert error.startswith("linescan check: error: ")
+    assert said in error
+    assert error.count("\n") == 1
+
+
+# ------------------------------------------------------------------------------------------------ bench
+
+
+def bench(*arguments: object) -> int:
+    return main(["bench", *map(str, arguments), *RUN])
+
+
+def test_bench_measures_and_writes(toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Output) -> None:
+    def rate(*_arguments: Any) -> float:
+        return 1000.0
+
+    monkeypatch.setattr("linescan.bench.patches_per_second", rate)  # a second for each of a dozen ways
+    out = tmp_path / "figures.json"
+    assert bench("--model", toy, "--width", "64", "--lines", "40", "--json", out) == 0
+    figures = json.loads(out.read_text())
+    assert figures.keys() >= {"machine", "execution", "bare_patches_per_second", "end_to_end"}
+    assert figures["execution"]["batch"] == 8
+    assert figures["machine"].keys() >= {"cpu", "cores", "gpu", "torch"}
+    assert set(figures["bare_patches_per_second"].values()) == {1000.0}
+    assert [result["stride"] for result in figures["end_to_end"]] == [8]  # the paper's 30 is more than the patch
+    assert all(result["patches_per_second"] > 0 and result["ratio"] > 0 for result in figures["end_to_end"])
+    assert "end to end, stride 8, float32, batch 8" in capsys.readouterr().out
+
+
+def test_bench_measures_memory(toy: Path, tmp_path: Path) -> None:
+    out = tmp_path / "figures.json"
+    assert bench("--model", toy, "--memory", "--width", "64", "--lines", "40", "--json", out) == 0
+    memory = json.loads(out.read_text())["memory"]
+    assert memory["lines"] == 40
+    assert memory["peak_mib"] >= memory["loaded_mib"] > 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (("--model", "none.pt"), 65, "none.pt"),
+        (("--width", "0"), 2, "--width 0"),
+        (("--lines", "-4"), 2, "--lines -4"),
+        (("--stride", "17"), 2, "stride 17"),
+        (("--stride", "0"), 2, "stride = 0"),
+        (("--json", "/nowhere/figures.json"), 2, "/nowhere/figures.json: cannot be written"),
+    ],
+)
+def test_bench_names_what_is_wrong(
+    toy: Path, monkeypatch: pytest.MonkeyPatch, capsys: Output, arguments: tuple[str, ...], code: int, said: str
+) -> None:
+    monkeypatch.setattr("linescan.bench.patches_per_second", lambda *_: 1000.0)
+    assert main(["bench", "--model", str(toy), "--width", "32", "--lines", "20", *RUN, *arguments]) == code
+    error = capsys.readouterr().err
+    assert error.startswith("linescan bench: error: ")
+    assert said in error
+    assert error.count("\n") == 1
+
+
+# ------------------------------------------------------------------------------------------------ as a process
+
+
+def test_an_error_of_the_process_has_no_traceback(tmp_path: Path) -> None:
+    folder = write_frames(tmp_path / "roll", plain(32), 16)
+    command = [sys.executable, "-m", "linescan.cli.replay", str(folder), "--model", str(tmp_path / "none.pt")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 65
+    assert done.stdout == ""
+    assert done.stderr == f"linescan-replay: error: {tmp_path / 'none.pt'}: cannot be read: No such file or directory\n"
