@@ -51,7 +51,7 @@ def evaluate(images: Set, model: Path, output: Path, *arguments: object) -> int:
     folder, masks = images
     return main(
         ["evaluate", "--images", str(folder), "--masks", str(masks), "--model", str(model), "--output", str(output),
-         *map(str, arguments), *RUN]
+         *RUN, *map(str, arguments)]
     )  # fmt: skip
 
 
@@ -262,7 +262,7 @@ def test_ctrl_c_ends_the_evaluation(images: Set, toy: Path, tmp_path: Path, caps
 
 
 def test_a_mask_may_be_of_another_kind_than_its_image(images: Set, toy: Path, tmp_path: Path) -> None:
-    folder, masks = images
+    _, masks = images
     (masks / "c.png").unlink()
     mask: NDArray[Any] = np.zeros((80, 64, 3), np.uint8)
     mask[20:30, 20:30] = (0, 0, 255)

@@ -103,6 +103,13 @@ def test_mean_and_contrast_are_in_units_of_full_scale(channels: int, bit_depth: 
     assert stretch.lines is None
 
 
+@pytest.mark.parametrize("grey", [0, 255])
+def test_without_a_band_every_line_is_inspected(grey: int) -> None:
+    lines = torch.full((1, 3, 20), grey, dtype=torch.uint8)
+    (stretch,) = LineGate(ImageBand(lines=1), 8, slice(0, 20)).push(lines)
+    assert stretch.lines is not None
+
+
 def test_only_the_inspected_columns_are_judged() -> None:
     lines = torch.zeros(1, 4, 30, dtype=torch.int32)
     lines[..., 10:20] = GOOD

@@ -153,6 +153,25 @@ def test_pixels_that_touch_at_a_corner_across_bands_are_one_region(left: int, co
     assert len(record.final_regions) == count
 
 
+def test_a_pixel_at_the_threshold_passes() -> None:
+    mask = np.zeros((60, 40), bool)
+    box(mask, 20, 10, 8, 8)
+    grey = np.float32(200) / np.float32(255)
+    score = float(grey * grey)
+    assert run(drawn(mask, threshold=score), [60]).regions == []
+    assert len(run(drawn(mask, threshold=np.nextafter(np.float32(score), np.float32(0))), [60]).final_regions) == 1
+
+
+@pytest.mark.parametrize(
+    ("lines", "columns", "padded"), [(15, 40, True), (16, 40, False), (40, 15, True), (40, 16, False)]
+)
+def test_regions_of_a_segment_smaller_than_a_patch_say_so(lines: int, columns: int, padded: bool) -> None:
+    mask = np.zeros((lines, columns), bool)
+    box(mask, 4, 4, 6, 6)
+    (final,) = run(drawn(mask), [7]).final_regions
+    assert final.padded == padded
+
+
 def test_phases_come_once_a_band() -> None:
     mask = np.zeros((100, 30), bool)
     box(mask, 10, 5, 60, 6)

@@ -37,6 +37,8 @@ class Stream:
             height = cuts.pop(0) if cuts else 4
             told = labeller.push(self.mask[first : first + height], self.score[first : first + height])
             self._check(told, labeller)
+            places = [(item.region.key, item.region.part) for item in told]
+            assert places == sorted(places), "older regions first"
             first += height
             if restart:
                 labeller = restarted(labeller, self.mask.shape[1], self.limits)
@@ -174,6 +176,24 @@ def test_a_flood_becomes_one_region_a_lane() -> None:
     opened = [item.region for item in told if item.phase == "open"]
     assert [(region.first_column, region.last_column, region.area) for region in opened] == [(0, 18, 10), (20, 38, 10)]
     assert all(region.coalesced for region in opened)
+
+
+@pytest.mark.parametrize(("most", "flood"), [(10, False), (9, True)])
+def test_a_flood_begins_with_one_region_more_than_the_most(most: int, flood: bool) -> None:
+    mask = np.zeros((3, 40), bool)
+    mask[1, :20:2] = True
+    told = Labeller(40, limits_of(max_regions=most)).push(mask, np.ones((3, 40), np.float32))
+    assert {item.region.coalesced for item in told} == {flood}
+    assert len(told) == (2 if flood else 20)
+
+
+def test_a_region_that_a_flood_flows_into_is_marked() -> None:
+    mask = np.zeros((3, 40), bool)
+    mask[:2, 4] = mask[1, ::4] = True
+    stream = Stream(mask, np.ones((3, 40), np.float32), limits_of(max_regions=5), [1, 1, 1]).run()
+    assert [(item.region.key, item.region.area, item.region.coalesced) for item in stream.final()] == [
+        ((0, 4), 11, True)
+    ]
 
 
 @few

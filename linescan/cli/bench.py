@@ -9,12 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 from linescan.bench import bare_table, end_to_end, machine, peak_memory
 from linescan.cli.common import add_execution_arguments, add_model_arguments
+from linescan.errors import ConfigError
 from linescan.files import write_atomically
 from linescan.models.runner import Precision, available_threads, choose_execution, has_fast_bfloat16
 from linescan.recipe import load_setup
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
+
+
+PAPER_STRIDE = 30
 
 
 def add_parser(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -29,7 +33,10 @@ def add_parser(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    setup = load_setup(args.model, args.recipe, threshold=args.threshold)
+    for name in ("width", "lines"):
+        if getattr(args, name) < 1:
+            raise ConfigError(f"--{name} {getattr(args, name)}: at least 1 expected")
+    setup = load_setup(args.model, args.recipe, stride=args.stride, threshold=args.threshold)
     chosen = choose_execution(setup.bundle, args.device, args.precision, args.batch, args.threads)
     figures: dict[str, Any] = {"machine": machine(), "execution": chosen.as_dict()}
     print("  ".join(f"{key} {value}" for key, value in figures["machine"].items()))
@@ -45,7 +52,8 @@ def run(args: argparse.Namespace) -> int:
         figures["bare_patches_per_second"] = bare_table(setup, chosen.device, threads, precisions)
         for name, rate in figures["bare_patches_per_second"].items():
             print(f"bare forward, {name}: {rate:.0f} patches/s")
-        strides = [args.stride] if args.stride else sorted({30, setup.settings.stride})
+        own, patch_size = setup.settings.stride, setup.settings.patch_size
+        strides = [own] if args.stride or patch_size < PAPER_STRIDE else sorted({PAPER_STRIDE, own})
         figures["end_to_end"] = []
         for stride in strides:
             result = end_to_end(setup, chosen, stride, args.width, args.lines)

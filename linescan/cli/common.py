@@ -20,7 +20,9 @@ INTERRUPTED = 130  # as a shell reports SIGINT
 def guarded(name: str, command: Callable[[], int]) -> int:
     """Runs a command; what linescan raises on purpose becomes one line on stderr and its exit code."""
     try:
-        return command()
+        code = command()
+        sys.stdout.flush()  # here, where it can still be said what went wrong
+        return code
     except LinescanError as error:
         print(f"{name}: error: {error}", file=sys.stderr)
         return error.exit_code
@@ -28,12 +30,16 @@ def guarded(name: str, command: Callable[[], int]) -> int:
         print(f"{name}: interrupted", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
-        # the reader of our output went away: not an error, but nothing more can be said
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        mute()
         return 0
     except OSError as error:  # what the system refuses, like more room on the disk
         print(f"{name}: error: {error.filename or 'files'}: {error.strerror or error}", file=sys.stderr)
         return LinescanError.exit_code
+
+
+def mute() -> None:
+    """The reader of our output went away: that is no error, but nothing more can be said."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from linescan.cli.common import (
     add_model_arguments,
     closed,
     guarded,
+    mute,
     stopped_by_interrupt,
 )
 from linescan.errors import ConfigError
@@ -98,14 +99,21 @@ def _roll_name(paths: Sequence[str]) -> str:
 
 def _print_event(message: Message) -> None:
     if isinstance(message, Gap):
-        tqdm.write(f"gap     lines {message.first_line}–{message.last_line}: {message.cause}", file=sys.stdout)
+        _say(f"gap     lines {message.first_line}–{message.last_line}: {message.cause}")
     elif isinstance(message, Region) and is_final(message):
         part = f", part {message.part}" if message.part else ""
-        tqdm.write(
+        _say(
             f"defect  lines {message.first_line}–{message.last_line}, columns {message.first_column}–"
-            f"{message.last_column}, {message.area_px} px, peak {message.peak:.3g}{part}",
-            file=sys.stdout,
+            f"{message.last_column}, {message.area_px} px, peak {message.peak:.3g}{part}"
         )
+
+
+def _say(text: str) -> None:
+    """A line on stdout; the inspection goes on where nobody reads it any more."""
+    try:
+        tqdm.write(text, file=sys.stdout)
+    except BrokenPipeError:
+        mute()
 
 
 def _print_note(note: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 
 import torch
@@ -38,6 +39,21 @@ def take(maps: Tensor, dim: int, indices: list[int]) -> Tensor:
     if indices[-1] - first == count - 1 and indices == list(range(first, first + count)):
         return maps.narrow(dim, first, count)
     return maps.index_select(dim, torch.tensor(indices, device=maps.device))
+
+
+def reflect_sides(maps: Tensor, reach: int) -> Tensor:
+    """...×W maps with `reach` columns reflected on each side."""
+    return maps.index_select(-1, _sides(reach, maps.shape[-1], reflected, maps.device)) if reach else maps
+
+
+def mirror_sides(maps: Tensor, reach: int) -> Tensor:
+    """...×W maps with `reach` columns mirrored on each side, the border repeated."""
+    return maps.index_select(-1, _sides(reach, maps.shape[-1], mirrored, maps.device)) if reach else maps
+
+
+@lru_cache(maxsize=32)
+def _sides(reach: int, columns: int, fold: Callable[[int, int, int], list[int]], device: torch.device) -> Tensor:
+    return torch.tensor(fold(-reach, columns + reach, columns), device=device)
 
 
 @lru_cache(maxsize=16)

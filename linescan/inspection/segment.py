@@ -17,7 +17,7 @@ from linescan.config import InspectionSettings
 from linescan.errors import InspectionError
 from linescan.inspection import opening
 from linescan.inspection.calibration import ColumnCalibration
-from linescan.inspection.patches import PatchRow, mirrored, reflected, take
+from linescan.inspection.patches import PatchRow, mirror_sides, mirrored, reflect_sides, reflected, take
 from linescan.inspection.residual import residual, residual_reach, smoothing_reach
 from linescan.inspection.rows import Rows
 from linescan.inspection.selvage import web_mask
@@ -28,7 +28,7 @@ Reconstruct = Callable[[Tensor], Tensor]
 
 # Beyond this a reconstruction of a [0, 1] web is a fault of the model, and its square may leave float32.
 ABSURD = 1e4
-PATCHES_AT_ONCE = 1024  # grid rows are gathered up to this many patches before the model is called
+PATCHES_AT_ONCE = 512  # grid rows are gathered up to this many patches before the model is called
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,8 @@ class Segment:
     Args:
         settings: what decides the result.
         columns: W, scaled columns that are inspected.
-        reconstruct: N×C×P×P float32 patches in [0, 1] → their reconstructions; each patch for itself.
+        reconstruct: N×C×P×P float32 patches in [0, 1] → their reconstructions; each patch for itself. It may not
+            keep the patches: the next call overwrites them.
         resume_row: rows before it were final in an earlier run; `first_row_needed` says from where to feed again.
     """
 
@@ -76,6 +77,10 @@ class Segment:
         self._grid = PatchRow(columns, settings.patch_size, settings.stride, settings.blend, device)
         self._columns = columns
         self._device = device
+        self._rows_at_once = max(1, PATCHES_AT_ONCE // len(self._grid))
+        # filled again for each call of the model: fresh memory of this size costs more than the copy
+        p = settings.patch_size
+        self._patches = torch.empty(self._rows_at_once * len(self._grid), settings.channels, p, p, device=device)
 
         first = first_row_needed(settings, resume_row)
         self._grid_row = first // settings.stride
@@ -100,10 +105,11 @@ class Segment:
         self._web.append(rows)
         p, s = self._settings.patch_size, self._settings.stride
         bands: list[Band] = []
-        per_call = max(1, PATCHES_AT_ONCE // len(self._grid))
         while self._grid_row * s + p <= self._web.end:
             complete = (self._web.end - p) // s - self._grid_row + 1
-            for line in self._add_grid_rows([(self._grid_row + i) * s for i in range(min(per_call, complete))]):
+            for line in self._add_grid_rows(
+                [(self._grid_row + i) * s for i in range(min(self._rows_at_once, complete))]
+            ):
                 self._grid_row += 1
                 # a later clamped anchor of the segment's end can cover no row before this one
                 self._final = max(self._final, line)
@@ -131,14 +137,17 @@ class Segment:
     def _add_grid_rows(self, lines: list[int]) -> list[int]:
         """Reconstructs the patches of some line anchors in one go and adds them, anchor by anchor."""
         p = self._settings.patch_size
-        web = [take(self._web.all(), -2, self._patch_rows(line)) for line in lines]
-        patches = torch.cat([self._grid.cut(rows) for rows in web])
+        patches = self._patches[: len(lines) * len(self._grid)]
+        for place, line in zip(torch.split(patches, len(self._grid)), lines, strict=True):
+            place.copy_(self._grid.cut(take(self._web.all(), -2, self._patch_rows(line))))
         reconstructions = self._reconstruct(patches)
         if reconstructions.shape != patches.shape:
             raise InspectionError(
                 f"the model returned {tuple(reconstructions.shape)} for patches of {tuple(patches.shape)}"
             )
-        sound = (torch.isfinite(reconstructions) & (reconstructions.abs() <= ABSURD)).flatten(1).all(1)
+        # the extremes of a patch with a value that is not a number are not numbers either, and compare as False
+        flat = reconstructions.flatten(1)
+        sound = (flat.amin(1) >= -ABSURD) & (flat.amax(1) <= ABSURD)
         if not bool(sound.all()):
             # the web in place of the fault keeps it from spreading; its lines are a gap all the same
             reconstructions = torch.where(sound[:, None, None, None], reconstructions, patches)
@@ -183,9 +192,8 @@ class Segment:
 
     def _residual_rows(self, first: int, end: int) -> Tensor:
         reach = self._reach
-        sides = reflected(-reach, self._columns + reach, self._columns)
         rows = first - reach, end + reach
-        web = take(self._web.get(*rows), -1, sides)
+        web = reflect_sides(self._web.get(*rows), reach)
         if rows[1] > self._final:  # beyond the segment's end: reflect the rows that are final
             indices = reflected(rows[0], rows[1], self._final)
             low = min(indices)
@@ -194,7 +202,7 @@ class Segment:
         else:
             low = max(rows[0], 0)
             mean = take(self._mean(low, rows[1]), -2, [abs(i) - low for i in range(*rows)])
-        mean = take(mean, -1, sides)
+        mean = reflect_sides(mean, reach)
         return by_columns(lambda x, y: residual(x, y, self._settings), (web, mean), reach)
 
     def _mean(self, first: int, end: int) -> Tensor:
@@ -207,7 +215,7 @@ class Segment:
         reach = self._smoothing
         rows = self._residual.get(first - reach, end + reach)
         if reach:
-            rows = take(rows, -1, reflected(-reach, self._columns + reach, self._columns))
+            rows = reflect_sides(rows, reach)
             weights = gaussian_weights(self._settings.smoothing_sigma, reach)
             rows = by_columns(lambda part: smooth(part, weights), (rows,), reach)
         if self._calibration is not None:
@@ -227,7 +235,7 @@ class Segment:
         if high < end + reach or first < reach:  # at the segment's borders
             height = self._scored if high < end + reach else high
             beyond = take(beyond, -2, [i - low for i in mirrored(first - reach, end + reach, height)])
-        opened = opening.opening(take(beyond, -1, mirrored(-reach, self._columns + reach, self._columns)))
+        opened = opening.opening(mirror_sides(beyond, reach))
         inspected = inspected[first - low : end - low]
         return Band(first, web, self._mean(first, end), score, opened & inspected & ~faulty[:, None], inspected, faulty)
 
