@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from linescan.config import InspectionSettings
 from linescan.inspection.calibration import ColumnCalibration
-from linescan.inspection.inspector import FinalBand, Finding, Footprint, Inspector
+from linescan.inspection.inspector import FinalBand, Finding, Inspector
+from linescan.inspection.placement import Footprint
 from linescan.messages import Gap, Region
 from tests import reference
 

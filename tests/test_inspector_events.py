@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from linescan.config import ImageBand, InspectionSettings, Lane, Selvage, SsimSettings
 from linescan.errors import InspectionError
 from linescan.inspection.calibration import ColumnCalibration
-from linescan.inspection.inspector import Footprint, Inspector
+from linescan.inspection.inspector import Inspector
+from linescan.inspection.placement import Footprint
 from linescan.inspection.rows import Rows
 from linescan.messages import Gap, Region
 from tests import reference

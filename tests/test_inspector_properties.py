@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from linescan.config import ImageBand, InspectionSettings, Lane, Selvage, SsimSettings
 from linescan.inspection import segment, tiles
 from linescan.inspection.calibration import ColumnCalibration
-from linescan.inspection.inspector import Footprint
+from linescan.inspection.placement import Footprint
 from tests import reference
 from tests.inspection_kit import Case, Lost, Model, Pixels, Record, Roll, convolutions, feed, ramp, run
 

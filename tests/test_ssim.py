@@ -84,7 +84,7 @@ def test_a_value_does_not_depend_on_where_the_image_was_cut(exponents: tuple[flo
     x, y = pair(61, 57)
     alpha, beta, gamma = exponents
     for kind in ("uniform", "gaussian"):
-        ssim = SsimSettings(window=7, kind=kind, alpha=alpha, beta=beta, gamma=gamma)  # type: ignore[arg-type]
+        ssim = SsimSettings(window=7, kind=kind, alpha=alpha, beta=beta, gamma=gamma)
         whole = engine.similarity(x, y, ssim)
         rows = torch.cat([engine.similarity(x[i : i + 7], y[i : i + 7], ssim) for i in range(55)])
         assert torch.equal(rows, whole)

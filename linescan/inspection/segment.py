@@ -107,9 +107,9 @@ class Segment:
         bands: list[Band] = []
         while self._grid_row * s + p <= self._web.end:
             complete = (self._web.end - p) // s - self._grid_row + 1
-            for line in self._add_grid_rows(
-                [(self._grid_row + i) * s for i in range(min(self._rows_at_once, complete))]
-            ):
+            # in even portions, so that a small last one does not leave most of a batch empty
+            portion = -(-complete // -(-complete // self._rows_at_once))
+            for line in self._add_grid_rows([(self._grid_row + i) * s for i in range(portion)]):
                 self._grid_row += 1
                 # a later clamped anchor of the segment's end can cover no row before this one
                 self._final = max(self._final, line)
