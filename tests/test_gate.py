@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from linescan.config import ImageBand
+from linescan.config import ImageBand, Selvage
 from linescan.inspection.gate import LineGate, Stretch
 
 few = settings(max_examples=300, derandomize=True, deadline=None, database=None)
@@ -127,3 +127,15 @@ def test_after_a_gap_from_outside_the_lines_are_taken_for_valid_again() -> None:
     (stretch,) = gate.push(raw_lines([True]))
     assert (stretch.first_line, stretch.count) == (20, 1)
     assert stretch.lines is not None
+
+
+@pytest.mark.parametrize("absent", [5, 40])
+def test_lines_that_show_no_web_are_a_gap(absent: int) -> None:
+    # bright web in the middle of a dark table; then the web is torn off
+    lines = torch.full((1, 100, 64), 20, dtype=torch.uint8)
+    lines[:, :, 20:50] = 200
+    lines[:, 30 : 30 + absent] = 20
+    gate = LineGate(ImageBand(lines=10), 8, slice(0, 64), selvage=Selvage(backdrop="dark", level=0.4, hold_px=8))
+    stretches = [*gate.push(lines), *gate.flush()]
+    missing = {s.first_line + i for s in stretches if s.lines is None for i in range(s.count)}
+    assert missing == (set(range(30, 30 + absent)) if absent >= 10 else set())

@@ -19,7 +19,7 @@ from tests.inspection_kit import Case, Lost, Model, Pixels, Record, Roll, convol
 few = settings(
     max_examples=100, derandomize=True, deadline=None, database=None, suppress_health_check=list(HealthCheck)
 )
-many = settings(few, max_examples=1000)
+many = settings(few, max_examples=400)
 
 
 # ------------------------------------------------------------------------------------------------ drawn cases

@@ -51,11 +51,23 @@ def records(key: tuple[str, str]) -> list[dict[str, Any]]:
 def test_same_arguments_give_the_same_files(tmp_path: Path) -> None:
     for name in ("first", "second"):
         render_weave.main(["--preset", "tests", "--lines", "400", "--output", str(tmp_path / name)])
-    first, second = ({path.relative_to(tmp_path / name): path.read_bytes()
-                      for path in (tmp_path / name).rglob("*") if path.is_file()} for name in ("first", "second"))
+    first, second = (
+        {
+            path.relative_to(tmp_path / name): path.read_bytes()
+            for path in (tmp_path / name).rglob("*")
+            if path.is_file()
+        }
+        for name in ("first", "second")
+    )
     assert first == second
     assert {str(path) for path in first} == {
-        "0000.png", "0001.png", "masks/0000.png", "masks/0001.png", "defects.json", "README.txt"}
+        "0000.png",
+        "0001.png",
+        "masks/0000.png",
+        "masks/0001.png",
+        "defects.json",
+        "README.txt",
+    }
     # 400 lines end in the third defect of the preset, which is left out.
     assert [record["kind"] for record in json.loads(first[Path("defects.json")])] == ["cut", "contamination"]
 
@@ -151,8 +163,9 @@ def test_shipped_list_is_what_the_masks_show(key: tuple[str, str]) -> None:
     roll = np.concatenate(masks)
     assert set(np.unique(roll)) == {0, 255}
     _, _, stats, _ = cv2.connectedComponentsWithStats(roll, connectivity=8)
-    shown = {(top, top + height - 1, left, left + width - 1, area)
-             for left, top, width, height, area in stats[1:].tolist()}
+    shown = {
+        (top, top + height - 1, left, left + width - 1, area) for left, top, width, height, area in stats[1:].tolist()
+    }
     bounds = ("first_line", "last_line", "first_column", "last_column", "area_px")
     assert {tuple(record[name] for name in bounds) for record in records(key)} == shown
     assert len(records(key)) == len(shown)
@@ -171,6 +184,8 @@ def test_shipped_footage_shows_every_kind(key: tuple[str, str], each: int) -> No
 def test_demo_has_a_good_stretch_and_defects_of_a_few_pixels() -> None:
     marked = np.flatnonzero(np.concatenate(read(SHIPPED["plain", "demo"] / "masks")).any(1))
     assert np.diff(marked).max() > 300
-    narrow = [min(record["last_line"] - record["first_line"], record["last_column"] - record["first_column"]) + 1
-              for record in records(("plain", "demo"))]
+    narrow = [
+        min(record["last_line"] - record["first_line"], record["last_column"] - record["first_column"]) + 1
+        for record in records(("plain", "demo"))
+    ]
     assert sum(width <= 7 for width in narrow) >= 4

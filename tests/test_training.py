@@ -79,15 +79,21 @@ def test_the_same_seed_gives_the_same_weights(images: GoodImages) -> None:
     assert not same(weights(first), weights(other))
 
 
+@pytest.fixture(scope="module")
+def easy(tmp_path_factory: pytest.TempPathFactory) -> GoodImages:
+    """Web as wide as a patch that brightens from left to right: all patches are alike."""
+    web = np.broadcast_to(np.linspace(20, 235, 16), (192, 16)).astype(np.uint8)
+    folder = write_frames(tmp_path_factory.mktemp("easy"), web, 96)
+    return load_good_images([str(folder)], None, 1, 16)
+
+
 @pytest.mark.parametrize("method", ["ssim", "l2"])
-def test_it_learns(tmp_path: Path, method: str) -> None:
-    waves = 120 + 100 * np.sin(np.arange(192)[:, None] / 20) * np.cos(np.arange(48) / 20)
-    folder = write_frames(tmp_path / "waves", waves.astype(np.uint8), 96)
-    settings = small(method=method, patches=256, epochs=3, augment=())
-    history = fitted(load_good_images([str(folder)], None, 1, 16), settings).history
+def test_it_learns(easy: GoodImages, method: str) -> None:
+    history = fitted(easy, small(method=method, patches=320, epochs=3, augment=())).history
     assert [epoch.number for epoch in history] == [1, 2, 3]
-    assert history[-1].loss < 0.9 * history[0].loss
-    assert history[-1].validation_loss < history[0].validation_loss
+    assert history[-1].loss < 0.5 * history[0].loss
+    assert history[-1].validation_loss < 0.5 * history[0].validation_loss
+    assert history[-1].correlation > 0.8
 
 
 def test_bfloat16_trains_too(images: GoodImages) -> None:
@@ -270,10 +276,9 @@ def test_a_dead_start_is_refused(images: GoodImages) -> None:
             fitted(images, settings)
 
 
-def test_no_false_alarm_of_a_dead_start(images: GoodImages) -> None:
+def test_no_false_alarm_of_a_dead_start(easy: GoodImages) -> None:
     with patch.object(train, "DEAD_START_STEPS", 6):
-        trainer = fitted(images, small(epochs=2, patches=384, augment=(), learning_rate=5e-3))
-    assert trainer.history[-1].correlation > 0.1
+        assert len(fitted(easy, small(epochs=2, patches=160, augment=())).history) == 2
 
 
 def test_a_loss_that_is_no_number_ends_the_run(images: GoodImages, tmp_path: Path) -> None:

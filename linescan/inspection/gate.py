@@ -7,7 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from linescan.config import ImageBand
+from linescan.config import ImageBand, Selvage
+from linescan.inspection.lines import to_unit
+from linescan.inspection.selvage import web_edges
 
 LineStatistics = tuple[Tensor, Tensor]
 
@@ -39,10 +41,19 @@ class LineGate:
     The verdict changes only after `band.lines` lines in a row speak against it; until then those lines are held.
     """
 
-    def __init__(self, band: ImageBand, bit_depth: int, columns: slice, line: int = 0, valid: bool = True) -> None:
+    def __init__(
+        self,
+        band: ImageBand,
+        bit_depth: int,
+        columns: slice,
+        line: int = 0,
+        valid: bool = True,
+        selvage: Selvage | None = None,
+    ) -> None:
         self.valid = valid
         self.line = line  # the next line that comes
         self._band = band
+        self._selvage = selvage
         self._bit_depth = bit_depth
         self._columns = columns
         self._held: list[Tensor] = []
@@ -71,6 +82,9 @@ class LineGate:
         mean, contrast = line_statistics(raw[..., self._columns], self._bit_depth)
         band = self._band
         good = (mean >= band.mean_low) & (mean <= band.mean_high) & (contrast >= band.contrast_low)
+        if self._selvage is not None:  # a line that shows no web anywhere cannot be inspected anywhere
+            left, right = web_edges(to_unit(raw[..., self._columns], self._bit_depth), self._selvage)
+            good &= right > left
         flags: list[bool] = good.tolist()
         return flags
 

@@ -83,7 +83,7 @@ class Inspector:
             raise InspectionError(
                 f"the column calibration has {len(calibration.mean)} columns, {self._width} are inspected"
             )
-        self._gate = LineGate(settings.band, footprint.bit_depth, self._columns)
+        self._gate = LineGate(settings.band, footprint.bit_depth, self._columns, selvage=settings.selvage)
         self._running: _Running | None = None
         self._finished_up_to = 0  # everything before it is final or in an announced gap, outside the running segment
         self.lines_in_gaps = 0
