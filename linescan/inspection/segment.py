@@ -28,7 +28,7 @@ Reconstruct = Callable[[Tensor], Tensor]
 
 # Beyond this a reconstruction of a [0, 1] web is a fault of the model, and its square may leave float32.
 ABSURD = 1e4
-PATCHES_AT_ONCE = 512  # grid rows are gathered up to this many patches before the model is called
+PATCHES_AT_ONCE = 1024  # grid rows are gathered up to this many patches before the model is called
 
 
 @dataclass(frozen=True)
