@@ -27,7 +27,7 @@ Grey = NDArray[np.uint8]
 
 COLUMNS = 96
 TINY = (
-    *("--patch-size", "32", "--latent", "16", "--batch", "16", "--learning-rate", "2e-3", "--precision", "float32"),
+    *("--patch-size", "32", "--latent", "16", "--batch", "16", "--learning-rate", "1e-3", "--precision", "float32"),
     *("--device", "cpu", "--smoothing-sigma", "1"),
 )
 # how every test runs a model: one thread, and nothing measured first
@@ -73,7 +73,7 @@ def good_footage(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_bundle(tmp_path_factory: pytest.TempPathFactory, good_footage: Path) -> Path:
     """Trained by the real command in a few seconds; it finds blots on the weave."""
     path = tmp_path_factory.mktemp("tiny") / "M.pt"
-    amount = ("--epochs", "4", "--patches", "400", "--stride", "16", "--false-alarms", "1")
+    amount = ("--epochs", "4", "--patches", "640", "--stride", "16", "--false-alarms", "30")
     assert main(["train", "--images", str(good_footage), "--output", str(path), *TINY, *amount]) == 0
     return path
 

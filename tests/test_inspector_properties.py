@@ -204,7 +204,8 @@ def identify(first: int, region: reference.Found) -> str:
 
 
 def uncut(case: Case) -> Case:
-    asked = case.settings.model_copy(update={"max_region_lines": 8192})
+    """The case without parts, and without gaps where a selvage shows no web: the reference knows neither."""
+    asked = case.settings.model_copy(update={"max_region_lines": 8192, "band": ImageBand(lines=1024)})
     return Case(asked, case.footprint, case.roll, case.model, case.calibration)
 
 

@@ -70,10 +70,10 @@ def closed(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [event for event in of_type(events, "region") if event["phase"] == "close" and event["merged_into"] is None]
 
 
-def lies_on(region: dict[str, Any], line: int, column: int, size: int = SIZE) -> bool:
+def lies_on(region: dict[str, Any], line: int, column: int, size: int = SIZE, near: int = NEAR) -> bool:
     return bool(
-        line - NEAR <= region["first_line"] <= line <= region["last_line"] <= line + size + NEAR
-        and column - NEAR <= region["first_column"] <= column <= region["last_column"] <= column + size + NEAR
+        line - near <= region["first_line"] <= line <= region["last_line"] <= line + size + near
+        and column - near <= region["first_column"] <= column <= region["last_column"] <= column + size + near
     )
 
 
@@ -89,7 +89,8 @@ def test_a_trained_model_finds_a_defect_in_the_weave(tmp_path: Path, tiny_bundle
     footage = write_frames(tmp_path / "weave", web, 64)
     assert replay(footage, "--model", tiny_bundle, "--output", tmp_path / "out", "--quiet") == 0
     events = events_of(tmp_path / "out")
-    assert any(lies_on(region, 80, 40, 16) for region in closed(events))
+    # the SSIM window, the smoothing and a patch that the defect disturbs as a whole reach beyond it
+    assert any(lies_on(region, 80, 40, 16, 16) for region in closed(events))
     end = events[-1]
     assert (end["lines"], end["inspected_up_to"], end["lines_in_gaps"]) == (192, 192, 0)
 
