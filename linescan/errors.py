@@ -6,6 +6,9 @@ LinescanError
 │   ├── FootageError        footage or an image set
 │   └── BundleError         a model bundle
 ├── MessageError       65   bytes that are no message of ours
+├── PeerError          69   another stage, a device or the disk is missing or refuses
+├── CameraError        69   the camera is not there, or refuses a setting
+├── CameraLostError    75   the camera was there and is gone; a supervisor starts again
 ├── TrainingError      70   training went wrong: no movement, mirrored optimum, not finite
 └── InspectionError    70   the engine was used against its contract
 """
@@ -37,6 +40,18 @@ class BundleError(InputError):
 
 class MessageError(LinescanError):
     exit_code = 65
+
+
+class PeerError(LinescanError):
+    exit_code = 69
+
+
+class CameraError(LinescanError):
+    exit_code = 69
+
+
+class CameraLostError(LinescanError):
+    exit_code = 75
 
 
 class TrainingError(LinescanError):

@@ -1,7 +1,18 @@
 """Every type that travels: frozen dataclasses, packed with msgpack, decoded strictly.
 
 A message is a msgpack map {"type": name, "version": VERSION, field: value, …}. Pixels never travel inside one: they
-are the second part of the transport's message, or follow it in a recording.
+are a part of their own of the transport's message, or follow it in a recording.
+
+    acquire → worker      Stamp + Frame + pixels, Stamp + Gap | RollStart | RollEnd | StreamEnd     the frames' stream
+                          Grant, Refused, Revoked
+    worker → acquire      Hello, Credit
+    worker → publisher    Stamp + RollStart | Region | Gap | RollEnd | Progress                      the events' stream
+                          Resume, Status
+    publisher → worker    Resumed, Ack, Refused
+    acquire → publisher   Register, Origin, Leaving, RollCommand (a replay), Status
+    publisher → acquire   Registered, Kept, RollCommand, Refused
+    publisher → world     Published, Progress, Status;  Since → Published …, Caught           the public sockets
+    operator → publisher  RollCommand → RollState | Refused
 """
 
 from __future__ import annotations
@@ -10,7 +21,7 @@ import dataclasses
 import types
 import typing
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import msgpack
 
@@ -27,8 +38,12 @@ GapCause = Literal[
 Phase = Literal["open", "update", "close"]
 
 
+class Message:
+    """Base of everything that travels."""
+
+
 @dataclass(frozen=True)
-class Frame:
+class Frame(Message):
     """Consecutive lines of one camera in one buffer; the pixels are beside it.
 
     `monotonic_ns` is compared within one host only; `utc_ns` annotates and decides nothing.
@@ -47,7 +62,7 @@ class Frame:
 
 
 @dataclass(frozen=True)
-class Gap:
+class Gap(Message):
     """Lines first_line…last_line (inclusive) that were lost or not inspected."""
 
     camera: str
@@ -59,7 +74,7 @@ class Gap:
 
 
 @dataclass(frozen=True)
-class RollStart:
+class RollStart(Message):
     camera: str
     roll: str
     recipe: str
@@ -68,7 +83,7 @@ class RollStart:
 
 
 @dataclass(frozen=True)
-class RollEnd:
+class RollEnd(Message):
     """The roll's end: `lines` scanned, all of them inspected or in gaps."""
 
     camera: str
@@ -80,7 +95,7 @@ class RollEnd:
 
 
 @dataclass(frozen=True)
-class Progress:
+class Progress(Message):
     """How far the inspection is: what comes before `inspected_up_to` is final or in an announced gap."""
 
     camera: str
@@ -91,7 +106,7 @@ class Progress:
 
 
 @dataclass(frozen=True)
-class Region:
+class Region(Message):
     """A connected region of score above the threshold; bounds are inclusive, in pixels of the camera.
 
     `area_px` counts camera pixels (scaled ones times n²); `peak` and `mean` are scores. `part` counts the pieces of a
@@ -117,21 +132,278 @@ class Region:
     padded: bool = False
 
 
-Event = RollStart | RollEnd | Gap | Region
-Message = Frame | Gap | RollStart | RollEnd | Progress | Region
+# ------------------------------------------------------------------------------------------ the frames' stream
 
-_TYPES: dict[str, type] = {
+
+@dataclass(frozen=True)
+class Stamp(Message):
+    """Goes before what belongs to a lease: whose, under which epoch, and its number in that epoch's stream.
+
+    `needed_ns` is the monotonic time at which the last line behind it had come, 0 where there is none.
+    """
+
+    camera: str
+    epoch: int
+    sequence: int
+    needed_ns: int
+
+
+@dataclass(frozen=True)
+class StreamEnd(Message):
+    """Acquire stops in order, without an end of the roll: what is pending is to be finished as if the web ended."""
+
+    camera: str
+    roll: str
+
+
+@dataclass(frozen=True)
+class Hello(Message):
+    """Asks acquire for its frames: as the one worker (a lease), or as an observer that takes what it can."""
+
+    camera: str
+    peer: str
+    role: Literal["worker", "observer"]
+
+
+@dataclass(frozen=True)
+class Grant(Message):
+    """The lease: it ends where `lease_s` pass without a Credit."""
+
+    camera: str
+    epoch: int
+    lease_s: float
+
+
+@dataclass(frozen=True)
+class Refused(Message):
+    """No, and why; `retry_s` is when asking again may help, None: never."""
+
+    camera: str
+    reason: str
+    retry_s: float | None
+
+
+@dataclass(frozen=True)
+class Revoked(Message):
+    camera: str
+    epoch: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class Credit(Message):
+    """Renews the lease, asks for `frames` more, and tells how far the journal is.
+
+    The last four are of the last journaled Progress; `roll` is empty where there is none.
+    """
+
+    camera: str
+    epoch: int
+    frames: int
+    roll: str
+    inspected_up_to: int
+    resume_from: int
+    ended: bool
+
+
+# ------------------------------------------------------------------------------------------ with the publisher
+
+
+@dataclass(frozen=True)
+class Resume(Message):
+    """A worker asks where its camera's inspection stands; with an epoch it takes over, and older ones are shut out."""
+
+    camera: str
+    epoch: int | None
+
+
+@dataclass(frozen=True)
+class Resumed(Message):
+    """Where it stands: the last roll as a worker announced it, its last journaled Progress, and whether it is over."""
+
+    camera: str
+    epoch: int | None
+    roll: RollStart | None
+    progress: Progress | None
+    ended: bool
+
+
+@dataclass(frozen=True)
+class Ack(Message):
+    """What was sent under `epoch` up to and with `sequence` is in the journal."""
+
+    camera: str
+    epoch: int
+    sequence: int
+
+
+@dataclass(frozen=True)
+class Register(Message):
+    """Acquire has its camera and asks which roll runs; a replay names the roll that it wants, others leave it empty."""
+
+    camera: str
+    replay: str
+
+
+@dataclass(frozen=True)
+class Registered(Message):
+    """Which roll runs and how far it is; `roll` is empty between rolls.
+
+    `generation` counts registrations of this camera; `started` says that the roll's RollStart of this camera is in
+    the journal. The origin is of the roll's line 0 where one was kept; the times are of the last journaled progress, on
+    the boot with that id. `left` is why the acquire before stopped, empty where it did not say. `unfinished` is an
+    earlier roll whose end this camera still owes.
+    """
+
+    camera: str
+    generation: int
+    roll: str
+    recipe: str
+    replayed: bool
+    started: bool
+    origin: Origin | None
+    inspected_up_to: int
+    progress_monotonic_ns: int
+    progress_utc_ns: int
+    boot: str
+    left: Literal["", "shutdown", "camera-lost"]
+    unfinished: str
+
+
+@dataclass(frozen=True)
+class Origin(Message):
+    """Line 0 of a roll under one camera: its encoder count and time, on the boot with that id."""
+
+    camera: str
+    roll: str
+    encoder_count: int | None
+    monotonic_ns: int
+    utc_ns: int
+    boot: str
+
+
+@dataclass(frozen=True)
+class Kept(Message):
+    """The Origin of that roll is in the journal."""
+
+    camera: str
+    roll: str
+
+
+@dataclass(frozen=True)
+class Leaving(Message):
+    """Acquire stops, and says why, so that its successor can name the gap; answered by Kept of an empty roll."""
+
+    camera: str
+    cause: Literal["shutdown", "camera-lost"]
+
+
+@dataclass(frozen=True)
+class RollCommand(Message):
+    """From an operator to the publisher, and from it to every acquire; `roll` is empty where it is to be named."""
+
+    action: Literal["start", "end", "status"]
+    roll: str
+    recipe: str
+
+
+@dataclass(frozen=True)
+class RollState(Message):
+    """The roll that runs (empty: none), and for each camera how far it is, in the order of `cameras`."""
+
+    roll: str
+    recipe: str
+    cameras: tuple[str, ...]
+    inspected_up_to: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Status(Message):
+    """A stage's heartbeat: `state` in a word, faults in words, counters by name."""
+
+    stage: Literal["acquire", "worker", "publisher", "recorder"]
+    camera: str
+    state: str
+    faults: tuple[str, ...]
+    counters: dict[str, int]
+    monotonic_ns: int
+
+
+# ------------------------------------------------------------------------------------------ to the world
+
+
+@dataclass(frozen=True)
+class Published(Message):
+    """An event on its way to subscribers: `event` is an encoded message of the events' stream.
+
+    `run` is the journal's UUID and `sequence` its row; None while the disk is full: then it is not `durable` yet and
+    comes again with a row. (camera, epoch, origin) name it for ever. `needed_ns` as in its Stamp.
+    """
+
+    run: str
+    sequence: int | None
+    durable: bool
+    camera: str
+    epoch: int
+    origin: int
+    utc_ns: int
+    needed_ns: int
+    replayed: bool
+    event: bytes
+
+
+@dataclass(frozen=True)
+class Since(Message):
+    """Asks for at most `limit` events after `sequence` of that run (empty: whatever run it is)."""
+
+    run: str
+    sequence: int
+    limit: int
+
+
+@dataclass(frozen=True)
+class Caught(Message):
+    """Ends an answer to Since: the journal's run, its last and its oldest sequence, and how far the answer went."""
+
+    run: str
+    last: int
+    oldest: int
+    up_to: int
+
+
+Event = RollStart | RollEnd | Gap | Region
+
+_TYPES: dict[str, type[Message]] = {
     "frame": Frame,
     "gap": Gap,
     "roll_start": RollStart,
     "roll_end": RollEnd,
     "progress": Progress,
     "region": Region,
+    "stamp": Stamp,
+    "stream_end": StreamEnd,
+    "hello": Hello,
+    "grant": Grant,
+    "refused": Refused,
+    "revoked": Revoked,
+    "credit": Credit,
+    "resume": Resume,
+    "resumed": Resumed,
+    "ack": Ack,
+    "register": Register,
+    "registered": Registered,
+    "origin": Origin,
+    "kept": Kept,
+    "leaving": Leaving,
+    "roll_command": RollCommand,
+    "roll_state": RollState,
+    "status": Status,
+    "published": Published,
+    "since": Since,
+    "caught": Caught,
 }
 _NAMES = {kind: name for name, kind in _TYPES.items()}
 _HINTS = {kind: typing.get_type_hints(kind) for kind in _TYPES.values()}
-
-M = TypeVar("M")
 
 
 def type_name(message: Message) -> str:
@@ -141,7 +413,7 @@ def type_name(message: Message) -> str:
 
 def to_dict(message: Message) -> dict[str, Any]:
     """The message as plain values, its type first: a line of events.jsonl."""
-    return {"type": type_name(message), **dataclasses.asdict(message)}
+    return {"type": type_name(message), **dataclasses.asdict(message)}  # type: ignore[call-overload]
 
 
 def encode(message: Message) -> bytes:
@@ -166,10 +438,11 @@ def decode(data: bytes) -> Message:
     kind = _TYPES.get(name) if isinstance(name, str) else None
     if kind is None:
         raise MessageError(f"unknown message type {name!r}")
-    return _build(kind, fields)  # type: ignore[no-any-return]
+    message: Message = _build(kind, fields)
+    return message
 
 
-def _build(kind: type, fields: dict[str, Any]) -> Any:
+def _build(kind: type[Any], fields: dict[str, Any]) -> Any:
     hints = _HINTS[kind]
     for field in dataclasses.fields(kind):
         if field.name in fields:
@@ -191,8 +464,18 @@ def _checked(hint: Any, value: Any, where: str) -> Any:
     if origin is Literal:
         fits = isinstance(value, str) and value in typing.get_args(hint)
     elif origin is tuple:
-        fits = isinstance(value, list) and all(isinstance(item, str) for item in value)
-        value = tuple(value) if fits else value
+        item = typing.get_args(hint)[0]
+        fits = isinstance(value, list)
+        value = tuple(_checked(item, one, where) for one in value) if fits else value
+    elif origin is dict:
+        fits = isinstance(value, dict)
+        of = typing.get_args(hint)[1]
+        if fits and of is not Any:
+            value = {key: _checked(of, one, where) for key, one in value.items()}
+    elif dataclasses.is_dataclass(hint):
+        if not isinstance(value, dict):
+            raise MessageError(f"{where} is {value!r:.80}, expected a map")
+        return _build(hint, dict(value))  # type: ignore[arg-type]
     elif hint is float:
         fits = isinstance(value, float)
     elif hint is int:

@@ -41,9 +41,15 @@ def load_setup(
     stride: int | None = None,
     threshold: float | None = None,
     columns: tuple[int, int] | None = None,
+    pinned: bool = False,
 ) -> Setup:
-    """Loads a bundle, by itself or through a recipe; arguments win over the recipe, the recipe over the bundle."""
+    """Loads a bundle, by itself or through a recipe; arguments win over the recipe, the recipe over the bundle.
+
+    `pinned` refuses a recipe that does not name the bundle's sha256: TorchScript is code.
+    """
     product = load_toml(recipe, Recipe) if recipe is not None else None
+    if pinned and (product is None or product.model.sha256 is None):
+        raise ConfigError(f"{recipe}: model.sha256 is missing: a live line runs no bundle that is not pinned")
     bundle = _bundle(model, recipe, product)
     asked = product.inspection.model_dump(exclude_none=True) if product else {}
     given = {"stride": stride, "threshold": threshold, "columns": columns}

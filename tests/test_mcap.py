@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from linescan import messages
 from linescan.errors import FootageError
 from linescan.footage import FootageFrame, McapFootage, McapWriter, open_footage
-from linescan.footage.mcap import ENCODING, FORMATS, SCHEMA, pack
+from linescan.footage.mcap import ENCODING, SCHEMA, pack
+from linescan.pixels import FORMATS
 
 Image = NDArray[Any]
 COLUMNS, LINES, TALL = 40, 16, 64

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from linescan.bench import bare_table, end_to_end, machine, peak_memory
 from linescan.cli.common import add_execution_arguments, add_model_arguments
@@ -14,15 +14,10 @@ from linescan.files import write_atomically
 from linescan.models.runner import Precision, available_threads, choose_execution, has_fast_bfloat16
 from linescan.recipe import load_setup
 
-if TYPE_CHECKING:
-    from argparse import _SubParsersAction
-
-
 PAPER_STRIDE = 30
 
 
-def add_parser(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
-    parser = commands.add_parser("bench", help="measure the bare model and the whole inspection on this machine")
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=run)
     add_model_arguments(parser)
     add_execution_arguments(parser)

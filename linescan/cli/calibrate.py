@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 
@@ -18,12 +17,8 @@ from linescan.recipe import check_footage, load_setup, save_calibration
 from linescan.training.calibrate import FalseAlarms, choose_threshold, column_calibration, good_scores
 from linescan.training.produce import write_recipe
 
-if TYPE_CHECKING:
-    from argparse import _SubParsersAction
 
-
-def add_parser(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
-    parser = commands.add_parser("calibrate", help="find threshold and column calibration on good footage")
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=run)
     parser.add_argument("--images", required=True, nargs="+", metavar="DIR", help="good footage of this camera")
     parser.add_argument("--output", required=True, type=Path, metavar="R.toml", help="the recipe to write")

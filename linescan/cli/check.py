@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from linescan.cli.common import add_execution_arguments, add_model_arguments
 from linescan.config import Recipe, load_toml
@@ -12,12 +11,8 @@ from linescan.errors import ConfigError
 from linescan.models.runner import Runner, choose_execution
 from linescan.recipe import load_setup, self_check
 
-if TYPE_CHECKING:
-    from argparse import _SubParsersAction
 
-
-def add_parser(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
-    parser = commands.add_parser("check", help="validate a bundle or a recipe before it meets the line")
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=run)
     add_model_arguments(parser)
     add_execution_arguments(parser)

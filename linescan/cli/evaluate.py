@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from linescan.cli.common import add_execution_arguments, add_model_arguments, closed
 from linescan.footage import open_footage
@@ -12,12 +11,8 @@ from linescan.models.runner import Runner, choose_execution
 from linescan.recipe import load_setup
 from linescan.training.evaluate import evaluate
 
-if TYPE_CHECKING:
-    from argparse import _SubParsersAction
 
-
-def add_parser(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
-    parser = commands.add_parser("evaluate", help="score a model on images with ground truth")
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=run)
     parser.add_argument("--images", required=True, nargs="+", metavar="DIR", help="images that each have a mask")
     parser.add_argument("--masks", required=True, type=Path, metavar="DIR", help="masks of the same names, 0 is good")

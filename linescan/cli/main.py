@@ -1,25 +1,45 @@
-"""linescan: the commands of a line, dispatched."""
+"""linescan: the commands of a line, dispatched; each loads only what it needs."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 
 from linescan import __version__
-from linescan.cli import bench, calibrate, check, evaluate, info, train
 from linescan.cli.common import guarded
 
-COMMANDS = (train, evaluate, calibrate, check, info, bench)
+# command → its module and what it does
+COMMANDS = {
+    "train": ("train", "trains a model bundle on images of good web, and calibrates its threshold"),
+    "evaluate": ("evaluate", "measures a bundle on images with defect masks"),
+    "calibrate": ("calibrate", "makes a recipe: threshold and column calibration from good footage"),
+    "check": ("check", "validates a bundle, a recipe or a line"),
+    "info": ("info", "describes a bundle"),
+    "bench": ("bench", "measures what this machine does with a bundle"),
+    "run": ("run", "a whole line, supervised, for a desk or a demo"),
+    "acquire": ("stage", "one stage of a line: a camera's lines to its worker"),
+    "worker": ("stage", "one stage of a line: a camera's frames through the engine"),
+    "publisher": ("stage", "one stage of a line: what is found into the journal and to the world"),
+    "record": ("record", "records a camera's frames beside its worker"),
+    "events": ("events", "prints the events of a running line, each once and in order"),
+    "roll": ("roll", "begins or ends a roll on a running line, or says which one runs"),
+    "keys": ("keys", "makes keys for TCP endpoints"),
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    arguments = sys.argv[1:] if argv is None else list(argv)
     parser = argparse.ArgumentParser(prog="linescan", description=__doc__)
     parser.add_argument("--version", action="version", version=f"linescan {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for command in COMMANDS:
-        command.add_parser(commands)
-    args = parser.parse_args(argv)
+    asked = next((argument for argument in arguments if argument in COMMANDS), None)
+    for name, (module, summary) in COMMANDS.items():
+        command = commands.add_parser(name, help=summary, description=summary)
+        if name == asked:
+            import_module(f"linescan.cli.{module}").add_arguments(command)
+    args = parser.parse_args(arguments)
     return guarded(f"linescan {args.command}", lambda: int(args.run(args)))
 
 

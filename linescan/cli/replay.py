@@ -20,13 +20,13 @@ from linescan.cli.common import (
     mute,
     stopped_by_interrupt,
 )
+from linescan.cli.describe import describe
 from linescan.errors import ConfigError
 from linescan.footage import open_footage
 from linescan.messages import Gap, Message, Region
 from linescan.models.runner import Runner, choose_execution
 from linescan.recipe import load_setup
 from linescan.replay import Replay, RollResult
-from linescan.replay.roll import is_final
 from linescan.replay.session import ReplayOptions
 
 
@@ -46,14 +46,19 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--residuals", action="store_true", help="also write residual.tiff, float32, every line")
     parser.add_argument("--separate", action="store_true", help="each image is a roll of its own")
     parser.add_argument("--speed", default="max", metavar="N|max", help="lines per second (default: max)")
-    parser.add_argument("--camera", metavar="NAME", help="which camera of an MCAP recording")
+    parser.add_argument("--camera", metavar="NAME", help="which camera of an MCAP recording, or of the line")
     parser.add_argument("--bit-depth", type=int, choices=(10, 12, 16), help="of 16-bit images (default: 16)")
+    parser.add_argument(
+        "--config", type=Path, metavar="line.toml", help="play the footage into that running line, as its camera"
+    )
     parser.add_argument("--quiet", action="store_true", help="no progress bar, no events, only the summary")
     return parser
 
 
 def run(args: argparse.Namespace) -> int:
     speed = _speed(args.speed)
+    if args.config is not None:
+        return _play(args, speed)
     if args.residuals and args.output is None:
         raise ConfigError("--residuals needs --output DIR to write to")
     with open_footage(args.footage, bit_depth=args.bit_depth, camera=args.camera) as footage:
@@ -81,6 +86,22 @@ def run(args: argparse.Namespace) -> int:
     return INTERRUPTED if stop.is_set() else 0
 
 
+def _play(args: argparse.Namespace, speed: float) -> int:
+    from linescan.cli.play import play
+
+    given = [name for name in ("model", "recipe", "stride", "threshold", "columns", "output") if getattr(args, name)]
+    if given:
+        raise ConfigError(f"--{given[0]} cannot go with --config: the line has its own recipe and journal")
+    with (
+        open_footage(args.footage, bit_depth=args.bit_depth) as footage,
+        stopped_by_interrupt() as stop,
+        tqdm(total=footage.total_lines, unit="line", unit_scale=True, disable=args.quiet or None) as bar,
+    ):
+        lines = play(args, footage, _roll_name(args.footage), speed, stop, bar.update)
+    print(f"{lines} lines played; `linescan events --config {args.config} --since 0` prints what was found")
+    return INTERRUPTED if stop.is_set() else 0
+
+
 def _speed(text: str) -> float:
     if text == "max":
         return 0.0
@@ -98,14 +119,9 @@ def _roll_name(paths: Sequence[str]) -> str:
 
 
 def _print_event(message: Message) -> None:
-    if isinstance(message, Gap):
-        _say(f"gap     lines {message.first_line}–{message.last_line}: {message.cause}")
-    elif isinstance(message, Region) and is_final(message):
-        part = f", part {message.part}" if message.part else ""
-        _say(
-            f"defect  lines {message.first_line}–{message.last_line}, columns {message.first_column}–"
-            f"{message.last_column}, {message.area_px} px, peak {message.peak:.3g}{part}"
-        )
+    text = describe(message)
+    if text is not None and isinstance(message, Gap | Region):
+        _say(text)
 
 
 def _say(text: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from tqdm import tqdm
@@ -19,14 +19,10 @@ from linescan.training.dataset import load_good_images
 from linescan.training.produce import PRESETS, Recommendation, produce
 from linescan.training.train import Epoch, Trainer
 
-if TYPE_CHECKING:
-    from argparse import _SubParsersAction
-
 CONSTANTS = {"wang": (0.01**2, 0.03**2), "paper": (0.01, 0.03)}
 
 
-def add_parser(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
-    parser = commands.add_parser("train", help="train a model on defect-free footage and calibrate it")
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=run)
     default = TrainingSettings()
     parser.add_argument("--images", required=True, nargs="+", metavar="DIR", help="defect-free footage")

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from linescan import messages
 from linescan.errors import FootageError, MessageError
 from linescan.footage.frames import FootageFrame, unreadable
+from linescan.pixels import FORMATS, pixels_of, shape_of
 
 ENCODING = "linescan-frame"
 TOPIC = "/frames/"
@@ -30,21 +31,12 @@ Header: a msgpack map {"type": "frame", "version": 1, "camera": str, "epoch": in
 Pixels: lines x columns (Mono8: uint8, other Mono: uint16, little-endian, values in the low bits) or
 lines x columns x 3 (RGB8: uint8), C order, without padding.
 """
-# dtype, channels, bits a value
-FORMATS: dict[messages.PixelFormat, tuple[type[np.uint8] | type[np.uint16], int, int]] = {
-    "Mono8": (np.uint8, 1, 8),
-    "Mono10": (np.uint16, 1, 10),
-    "Mono12": (np.uint16, 1, 12),
-    "Mono16": (np.uint16, 1, 16),
-    "RGB8": (np.uint8, 3, 8),
-}
 _COMPRESSION = {"none": CompressionType.NONE, "lz4": CompressionType.LZ4, "zstd": CompressionType.ZSTD}
 
 
 def pack(header: messages.Frame, pixels: NDArray[Any]) -> bytes:
     """The message of a frame; raises FootageError where the pixels are not what the header says."""
-    dtype, channels, _ = FORMATS[header.pixel_format]
-    shape = (header.lines, header.columns) + ((3,) if channels == 3 else ())
+    dtype, shape = FORMATS[header.pixel_format].dtype, shape_of(header)
     if pixels.dtype != dtype or pixels.shape != shape:
         raise FootageError(f"{pixels.dtype} pixels of shape {pixels.shape}, {header.pixel_format} of {shape} announced")
     head = messages.encode(header)
@@ -65,15 +57,13 @@ def unpack(data: bytes, camera: str | None = None) -> FootageFrame:
         return unreadable("", f"has a header that is not a frame's: {header!r:.80}")
     if camera is not None and header.camera != camera:
         return unreadable("", f"is of camera {header.camera!r}, recorded as {camera!r}")
-    dtype, channels, depth = FORMATS[header.pixel_format]
-    expected = header.lines * header.columns * channels * np.dtype(dtype).itemsize
     pixels: NDArray[Any] | None = None
     error = None
-    if len(data) - end != expected:
-        error = f"has {len(data) - end} bytes of pixels, {expected} expected"
-    else:
-        flat = np.frombuffer(data, np.dtype(dtype).newbyteorder("<"), offset=end).astype(dtype)
-        pixels = flat.reshape((header.lines, header.columns) + ((3,) if channels == 3 else ()))
+    try:
+        pixels = pixels_of(header, memoryview(data)[end:]).copy()
+    except MessageError as reason:
+        error = f"has {reason}"
+    depth = FORMATS[header.pixel_format].bits
     return FootageFrame("", header.lines, pixels, depth, error, first_line=header.first_line, header=header)
 
 

@@ -1,0 +1,153 @@
+"""The loops of the three stages, as systemd and `linescan run` start them: linescan acquire, worker, publisher."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+from linescan import log
+from linescan.errors import CameraLostError
+from linescan.health import Health
+from linescan.journal import Journal
+from linescan.line import Line
+from linescan.stages.acquire import Acquire, wait_registered
+from linescan.stages.publisher import Publisher
+from linescan.transport.keys import load_keys
+from linescan.transport.zeromq import ZmqNetwork
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_line_argument(parser)
+    parser.add_argument("--camera", metavar="NAME", help="which camera of the line (default: the only one)")
+    parser.set_defaults(run=lambda args: STAGES[args.command](args))
+
+
+def add_line_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--config", type=Path, required=True, metavar="line.toml", help="the line")
+
+
+@contextmanager
+def network_of(line: Line) -> Iterator[ZmqNetwork]:
+    folder = line.settings.transport.keys
+    network = ZmqNetwork(load_keys(line.file(folder)) if folder is not None else None)
+    try:
+        yield network
+    finally:
+        network.close()
+
+
+@contextmanager
+def stopped_by_signal() -> Iterator[threading.Event]:
+    """SIGTERM and SIGINT within set the event: the stage drains."""
+    stop = threading.Event()
+    signals = (signal.SIGTERM, signal.SIGINT)
+    before = [signal.signal(number, lambda *_: stop.set()) for number in signals]
+    try:
+        yield stop
+    finally:
+        for number, handler in zip(signals, before, strict=True):
+            signal.signal(number, handler)
+
+
+def run_acquire(args: argparse.Namespace) -> int:
+    # the camera library is loaded by the one stage that needs it
+    from linescan.cameras.camera import BufferPool
+    from linescan.cameras.genicam import GenicamCamera
+
+    line, health = Line(args.config), Health()
+    settings = line.camera(args.camera)
+    logger = log.configure("acquire", settings.name)
+    with network_of(line) as network:
+        camera = GenicamCamera(settings, line.file(settings.producer), BufferPool())
+        with stopped_by_signal() as stop:  # after the camera's library, which sets a handler of its own
+            try:
+                acquire = Acquire(line, settings, camera, network)
+                if not wait_registered(acquire, stop.is_set):
+                    return 0
+                acquire.begin()
+                health.ready(f"acquiring {camera.columns} columns of {camera.pixel_format}")
+                logger.info("acquiring", columns=camera.columns, pixel_format=camera.pixel_format)
+                _acquire_until(acquire, stop, health, logger, line.settings.transport.drain_s)
+            finally:
+                camera.close()
+    return 0
+
+
+def _acquire_until(acquire: Acquire, stop: threading.Event, health: Health, logger: Any, drain_s: float) -> None:
+    cause: Literal["shutdown", "camera-lost"] = "shutdown"
+    lost: CameraLostError | None = None
+    try:
+        while not stop.is_set():
+            acquire.turn()
+            health.turn()
+            health.status(f"{acquire.lines} lines")
+    except CameraLostError as error:
+        lost, cause = error, "camera-lost"
+        logger.error("camera lost", reason=str(error))
+    else:
+        health.stopping()
+    drained = acquire.drain(cause, time.monotonic_ns() + int(drain_s * 1e9), health.turn)
+    logger.info("stopped", drained=drained, lines=acquire.lines)
+    if lost is not None:
+        raise lost
+
+
+def run_worker(args: argparse.Namespace) -> int:
+    # torch is loaded by the one stage that needs it
+    from linescan.stages.engine import Engine
+    from linescan.stages.worker import Worker
+
+    line, health = Line(args.config), Health()
+    camera = line.camera(args.camera).name
+    logger = log.configure("worker", camera)
+    with network_of(line) as network, stopped_by_signal() as stop:
+        worker = Worker(line, camera, network, lambda stored: Engine(line, stored), name=f"worker-{os.getpid()}")
+        ready = False
+        while not stop.is_set():
+            worker.turn()
+            if worker.ready and not ready:
+                ready = True
+                health.ready("the model is warm")
+                logger.info("ready")
+            health.turn(worker.frame_since_ns)
+            health.status(worker.state.value)
+        health.stopping()
+        settled = _settle(worker, line.settings.transport.drain_s)
+        logger.info("stopped", settled=settled)
+    return 0
+
+
+def _settle(worker: Any, drain_s: float) -> bool:
+    """Waits until the publisher has what was found; what it lacks then, a successor finds again."""
+    end = time.monotonic() + drain_s
+    while not worker.settled and time.monotonic() < end:
+        worker.flush()
+    return bool(worker.settled)
+
+
+def run_publisher(args: argparse.Namespace) -> int:
+    line, health = Line(args.config), Health()
+    logger = log.configure("publisher")
+    with network_of(line) as network, Journal(line.file(line.settings.journal.file), line.settings.journal) as journal:
+        publisher = Publisher(line, journal, network)
+        with stopped_by_signal() as stop:
+            health.ready(f"journal {journal.run} at {journal.last}")
+            logger.info("publishing", run=journal.run, last=journal.last)
+            while not stop.is_set():
+                publisher.turn()
+                health.turn()
+                health.status(", ".join(publisher.faults) or f"{journal.last} events")
+            health.stopping()
+            publisher.close()
+            logger.info("stopped", last=journal.last)
+    return 0
+
+
+STAGES = {"acquire": run_acquire, "worker": run_worker, "publisher": run_publisher}

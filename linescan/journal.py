@@ -1,0 +1,507 @@
+"""The publisher's event store: one SQLite file, one writer, every commit on the disk before it returns.
+
+Write-ahead log, synchronous=FULL. A checkpoint comes by itself after CHECKPOINT_PAGES; the log is then begun anew and
+cut to LOG_BYTES, so it stays near that size unless another program holds the file open in one long read. No
+statement waits longer than BUSY_S for such a program. Space of deleted rows is used again; the file does not shrink.
+
+A journal belongs to the thread that opened it. Every write can raise JournalFullError, and then has changed nothing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import fcntl
+import os
+import sqlite3
+import time
+import uuid
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from itertools import takewhile
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Literal, NamedTuple, TypeVar
+
+from linescan.errors import ConfigError, MessageError, PeerError
+from linescan.line import JournalSettings
+from linescan.messages import Message, Origin, Progress, Published, RollEnd, RollStart, decode, encode
+
+APPLICATION_ID = 0x4C534A4E  # "LSJN"
+SCHEMA_VERSION = 1  # of the tables, and of the messages in them: a new messages.VERSION needs a new one here
+BUSY_S = 2.0
+CHECKPOINT_PAGES = 1000
+LOG_BYTES = 16 << 20
+WHOLE_CHECK_BYTES = 64 << 20  # larger files are checked in part at the start: the whole would take too long
+EXPIRE_ROWS = 500  # deleted by one call: a few milliseconds
+CLOCK_STEP_NS = 86_400 * 10**9
+
+_FULL = ("SQLITE_FULL", "SQLITE_IOERR_WRITE", "SQLITE_IOERR_SHMSIZE")  # the second is what a quota answers
+_DAMAGED = ("SQLITE_CORRUPT", "SQLITE_NOTADB", "malformed", "not a database")  # the last two: Python 3.10
+_ADVICE = "put back a copy, or move it, its -wal and its -shm away: then a new run begins at sequence 1"
+_SCHEMA = f"""
+BEGIN;
+CREATE TABLE journal (run TEXT NOT NULL, named_rolls INTEGER NOT NULL);
+CREATE TABLE events (sequence INTEGER PRIMARY KEY AUTOINCREMENT, camera TEXT NOT NULL, epoch INTEGER NOT NULL,
+    origin INTEGER NOT NULL, utc_ns INTEGER NOT NULL, needed_ns INTEGER NOT NULL, replayed INTEGER NOT NULL,
+    event BLOB NOT NULL);
+CREATE INDEX events_by_stamp ON events (camera, epoch, origin);
+CREATE TABLE cameras (camera TEXT PRIMARY KEY, generation INTEGER NOT NULL, epoch INTEGER NOT NULL,
+    origin INTEGER NOT NULL, roll TEXT NOT NULL, roll_start BLOB, ended INTEGER NOT NULL, left_by TEXT NOT NULL,
+    after_epoch INTEGER NOT NULL, after_origin INTEGER NOT NULL);
+CREATE TABLE marks (camera TEXT PRIMARY KEY, roll TEXT NOT NULL, epoch INTEGER NOT NULL, origin INTEGER NOT NULL,
+    progress BLOB NOT NULL, monotonic_ns INTEGER NOT NULL, utc_ns INTEGER NOT NULL, boot TEXT NOT NULL);
+CREATE TABLE origins (camera TEXT PRIMARY KEY, roll TEXT NOT NULL, origin BLOB NOT NULL);
+CREATE TABLE rolls (roll TEXT PRIMARY KEY, recipe TEXT NOT NULL, replayed INTEGER NOT NULL,
+    running INTEGER NOT NULL);
+CREATE UNIQUE INDEX running_roll ON rolls (running) WHERE running;
+PRAGMA application_id = {APPLICATION_ID};
+PRAGMA user_version = {SCHEMA_VERSION};
+"""
+
+
+Left = Literal["", "shutdown", "camera-lost"]  # why acquire stopped; empty: it did not say
+
+
+class JournalFullError(PeerError):
+    """The disk has no room: nothing was written, and the same call may succeed later."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An event to be stored, with epoch, sequence (`origin`) and `needed_ns` of the worker's stamp."""
+
+    camera: str
+    epoch: int
+    origin: int
+    utc_ns: int
+    event: Message
+    needed_ns: int = 0
+    replayed: bool = False
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A Progress to be stored, one a camera, with its stamp and the time at which it came."""
+
+    epoch: int
+    origin: int
+    progress: Progress
+    monotonic_ns: int
+    utc_ns: int
+    boot: str
+
+
+class RunningRoll(NamedTuple):
+    name: str
+    recipe: str
+    replayed: bool
+
+
+@dataclass(frozen=True)
+class CameraState:
+    """All that is known of one camera.
+
+    `generation` counts registrations; `epoch` is the newest that took over (−1: none) and `origin_sequence` the
+    highest stamp taken under it (−1: none). `roll_start` is the last roll as it was last announced, and `ended` whether
+    it is over; `mark` is its last progress, `recent` its events with stamps after the mark's. `origin` is of the roll
+    that runs here or at the publisher.
+    """
+
+    generation: int = 0
+    epoch: int = -1
+    origin_sequence: int = -1
+    roll_start: RollStart | None = None
+    mark: Mark | None = None
+    ended: bool = False
+    origin: Origin | None = None
+    left: Left = ""
+    recent: tuple[Published, ...] = ()
+
+
+@dataclass
+class _Row:
+    """A camera's row in the file; `after_…` is the stamp after which its events are recent."""
+
+    generation: int = 0
+    epoch: int = -1
+    origin: int = -1
+    roll: str = ""
+    roll_start: bytes | None = None
+    ended: int = 0
+    left_by: Left = ""
+    after_epoch: int = -1
+    after_origin: int = -1
+
+    def stamp(self, epoch: int, origin: int) -> None:
+        self.epoch, self.origin = max((self.epoch, self.origin), (epoch, origin))
+
+    def add(self, entry: Entry) -> None:
+        self.stamp(entry.epoch, entry.origin)
+        event = entry.event
+        if isinstance(event, RollStart):
+            # the running roll announced once more (a new worker with other settings): its progress must not be lost
+            if event.roll != self.roll:
+                self.roll, self.ended = event.roll, 0
+                self.after_epoch, self.after_origin = entry.epoch, entry.origin - 1
+            self.roll_start = encode(event)
+        elif isinstance(event, RollEnd) and event.roll == self.roll:
+            self.ended = 1
+
+    def add_mark(self, mark: Mark) -> bool:
+        """False for one that says nothing new: of a roll that is over, or older than the last."""
+        self.stamp(mark.epoch, mark.origin)
+        stamp = (mark.epoch, mark.origin)
+        if mark.progress.roll != self.roll or stamp <= (self.after_epoch, self.after_origin):
+            return False
+        self.after_epoch, self.after_origin = stamp
+        return True
+
+
+_Decoded = TypeVar("_Decoded", bound=Message)
+_COLUMNS = ", ".join(field.name for field in dataclasses.fields(_Row))
+
+
+class Journal:
+    """An open journal; `last` and `oldest` are sequence numbers of its rows (`oldest` = `last` + 1: no rows).
+
+    `run` is the file's UUID. Raises PeerError where the file cannot be made or opened, is damaged, is not ours, is
+    of another version, or is held by another process.
+    """
+
+    def __init__(self, path: Path, settings: JournalSettings) -> None:
+        self.path = path
+        self._settings = settings
+        self._clock_offset_ns: int | None = None
+        with ExitStack() as stack, _explained(path):
+            stack.callback(os.close, _locked(path))
+            if not path.exists():
+                _create(path)
+            self._db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=rw", uri=True, timeout=BUSY_S,
+                                       isolation_level=None)  # fmt: skip
+            stack.callback(self._db.close)
+            _check(self._db, path)
+            self.run: str = self._one("SELECT run FROM journal")[0]
+            self.last: int = self._one("SELECT coalesce(max(seq), 0) FROM sqlite_sequence")[0]
+            self.oldest: int = self._one("SELECT min(sequence) FROM events")[0] or self.last + 1
+            for (name,) in self._all("SELECT camera FROM cameras"):
+                self.camera(name)  # what cannot be decoded is better found now
+            self._closing = stack.pop_all()
+
+    def close(self) -> None:
+        self._closing.close()
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # -------------------------------------------------------------------------------------- events and progress
+
+    def commit(
+        self,
+        entries: Sequence[Entry],
+        marks: Mapping[str, Mark] = MappingProxyType({}),
+        taken: Mapping[str, tuple[int, int]] = MappingProxyType({}),
+    ) -> list[Published]:
+        """Stores all or nothing, the events as consecutive rows in their order.
+
+        `marks` are by camera, and so is `taken`: epoch and sequence up to which a stream was taken, where its end is
+        not stored itself (an event found again).
+        """
+        if not entries and not marks and not taken:
+            return []
+        rows = [
+            (number, one.camera, one.epoch, one.origin, one.utc_ns, one.needed_ns, one.replayed, encode(one.event))
+            for number, one in enumerate(entries, self.last + 1)
+        ]
+        with self._transaction():
+            self._db.executemany("INSERT INTO events VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
+            for camera in {*(one.camera for one in entries), *marks, *taken}:
+                with self._changed(camera) as row:
+                    for entry in entries:
+                        if entry.camera == camera:
+                            row.add(entry)
+                    mark = marks.get(camera)
+                    if mark is not None and row.add_mark(mark):
+                        self._put_mark(camera, mark)
+                    row.stamp(*taken.get(camera, (-1, -1)))
+        self.last += len(rows)
+        return [self._publish(row) for row in rows]
+
+    def since(self, sequence: int, limit: int) -> list[Published]:
+        """At most `limit` of the rows after `sequence`, oldest first."""
+        return self._published("sequence > ? ORDER BY sequence LIMIT ?", sequence, max(limit, 0))
+
+    def expire(
+        self, now_utc_ns: int, *, monotonic_ns: int | None = None, cameras: Collection[str] | None = None
+    ) -> int:
+        """Deletes the oldest rows if they are too old or too many bytes are in use; returns how many it deleted.
+
+        At most EXPIRE_ROWS go in one call: call again while as many went. From the first event after a camera's mark
+        on, rows stay while its roll has not ended; `cameras` names those that count (None: all ever seen), for a
+        camera that was taken away in mid-roll would hold them for ever. Age counts only while UTC can be believed: not
+        behind the newest row, nor more than a day ahead of where the monotonic clock puts it since the first call. A
+        row from the future holds those after it, until the size lets it go.
+        """
+        clock = time.monotonic_ns() if monotonic_ns is None else monotonic_ns
+        rows = self._all(
+            "SELECT sequence, utc_ns FROM events WHERE sequence < ? ORDER BY sequence LIMIT ?",
+            self._first_held(cameras), EXPIRE_ROWS,
+        )  # fmt: skip
+        believed = self._is_believed(now_utc_ns, clock)
+        if self._used_bytes() <= self._settings.keep_mib << 20:
+            cutoff = now_utc_ns - int(self._settings.keep_days * 86_400 * 1e9)
+            rows = list(takewhile(lambda row: believed and row[1] < cutoff, rows))
+        if rows:
+            with self._transaction():
+                self._db.execute("DELETE FROM events WHERE sequence <= ?", (rows[-1][0],))
+            self.oldest = rows[-1][0] + 1
+        return len(rows)
+
+    # -------------------------------------------------------------------------------------- cameras
+
+    def camera(self, name: str) -> CameraState:
+        row = self._row(name)
+        running = self.running_roll()
+        rolls = (running.name if running else "", "" if row.ended else row.roll)
+        marks = self._all("SELECT * FROM marks WHERE camera = ? AND roll = ?", name, row.roll)
+        mark = None
+        for _, _, epoch, origin, progress, monotonic_ns, utc_ns, boot in marks:
+            mark = Mark(epoch, origin, self._decoded(Progress, progress), monotonic_ns, utc_ns, boot)
+        origins = self._all("SELECT roll, origin FROM origins WHERE camera = ?", name)
+        return CameraState(
+            generation=row.generation,
+            epoch=row.epoch,
+            origin_sequence=row.origin,
+            roll_start=self._decoded(RollStart, row.roll_start) if row.roll_start else None,
+            mark=mark,
+            ended=bool(row.ended),
+            origin=next((self._decoded(Origin, packed) for roll, packed in origins if roll in rolls), None),
+            left=row.left_by,
+            recent=tuple(self._recent(name, row)),
+        )
+
+    def register(self, camera: str) -> int:
+        """Counts one more registration of acquire; returns how many there were."""
+        with self._transaction(), self._changed(camera) as row:
+            row.generation += 1
+        return row.generation
+
+    def take_over(self, camera: str, epoch: int) -> None:
+        """Makes `epoch` the newest; one that is not newer changes nothing."""
+        with self._transaction(), self._changed(camera) as row:
+            row.stamp(epoch, -1)
+
+    def keep_origin(self, origin: Origin) -> None:
+        """Stores where a roll began under one camera, in place of the roll before."""
+        with self._transaction():
+            self._db.execute("REPLACE INTO origins VALUES (?, ?, ?)", (origin.camera, origin.roll, encode(origin)))
+
+    def set_left(self, camera: str, left: Left) -> None:
+        """Stores why acquire stopped; the next one that has learned it is to have it emptied."""
+        with self._transaction(), self._changed(camera) as row:
+            row.left_by = left
+
+    # -------------------------------------------------------------------------------------- rolls
+
+    def start_roll(self, roll: str | None, recipe: str, *, replayed: bool = False) -> str:
+        """Begins a roll, named roll-000001 and so on where no name is given; returns its name.
+
+        Raises ConfigError for a name that was ever used, and while another roll runs.
+        """
+        running = self.running_roll()
+        if running is not None:
+            raise ConfigError(f"roll {running.name!r} is running; end it before another starts")
+        with self._transaction():
+            name = roll or self._next_name()
+            if self._is_used(name):
+                raise ConfigError(f"roll {name!r} was there before; each roll needs a name of its own")
+            self._db.execute("INSERT INTO rolls VALUES (?, ?, ?, 1)", (name, recipe, replayed))
+        return name
+
+    def end_roll(self, roll: str) -> None:
+        """Ends the running roll; raises ConfigError where that is not `roll`."""
+        running = self.running_roll()
+        if running is None or running.name != roll:
+            raise ConfigError(f"roll {roll!r} is not running; {repr(running.name) if running else 'none'} is")
+        with self._transaction():
+            self._db.execute("UPDATE rolls SET running = 0 WHERE roll = ?", (roll,))
+
+    def running_roll(self) -> RunningRoll | None:
+        for name, recipe, replayed in self._all("SELECT roll, recipe, replayed FROM rolls WHERE running"):
+            return RunningRoll(name, recipe, bool(replayed))
+        return None
+
+    # -------------------------------------------------------------------------------------- inside
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        with _explained(self.path):
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self._db.execute("COMMIT")
+            except BaseException:
+                if self._db.in_transaction:  # after some errors SQLite has rolled back by itself
+                    self._db.execute("ROLLBACK")
+                raise
+
+    @contextmanager
+    def _changed(self, camera: str) -> Iterator[_Row]:
+        row = self._row(camera)
+        yield row
+        values = dataclasses.astuple(row)
+        marks = ", ?" * len(values)
+        self._db.execute(f"REPLACE INTO cameras (camera, {_COLUMNS}) VALUES (?{marks})", (camera, *values))
+
+    def _row(self, camera: str) -> _Row:
+        return _Row(*next(iter(self._all(f"SELECT {_COLUMNS} FROM cameras WHERE camera = ?", camera)), ()))
+
+    def _recent(self, camera: str, row: _Row) -> list[Published]:
+        if not row.roll:
+            return []
+        after = (row.after_epoch, row.after_origin)
+        return self._published("camera = ? AND (epoch, origin) > (?, ?) ORDER BY sequence", camera, *after)
+
+    def _first_held(self, cameras: Collection[str] | None) -> int:
+        """The first row that some camera's next worker needs, or the one after the last."""
+        first = self.last + 1
+        for name, epoch, origin in self._all(
+            "SELECT camera, after_epoch, after_origin FROM cameras WHERE roll != '' AND NOT ended"
+        ):
+            if cameras is None or name in cameras:
+                held = "SELECT min(sequence) FROM events WHERE camera = ? AND (epoch, origin) > (?, ?)"
+                first = min(first, self._one(held, name, epoch, origin)[0] or first)
+        return first
+
+    def _is_believed(self, now_utc_ns: int, monotonic_ns: int) -> bool:
+        offset_ns = now_utc_ns - monotonic_ns
+        if self._clock_offset_ns is None:
+            self._clock_offset_ns = offset_ns
+        newest = next(iter(self._all("SELECT utc_ns FROM events WHERE sequence = ?", self.last)), (now_utc_ns,))
+        return offset_ns - self._clock_offset_ns <= CLOCK_STEP_NS and bool(newest[0] <= now_utc_ns)
+
+    def _used_bytes(self) -> int:
+        pages = self._one("PRAGMA page_count")[0] - self._one("PRAGMA freelist_count")[0]
+        return int(pages * self._one("PRAGMA page_size")[0])
+
+    def _next_name(self) -> str:
+        number = self._one("SELECT named_rolls FROM journal")[0] + 1
+        while self._is_used(f"roll-{number:06d}"):
+            number += 1
+        self._db.execute("UPDATE journal SET named_rolls = ?", (number,))
+        return f"roll-{number:06d}"
+
+    def _is_used(self, roll: str) -> bool:
+        return bool(self._all("SELECT 1 FROM rolls WHERE roll = ?", roll))
+
+    def _put_mark(self, camera: str, mark: Mark) -> None:
+        progress = (mark.progress.roll, mark.epoch, mark.origin, encode(mark.progress))
+        values = (camera, *progress, mark.monotonic_ns, mark.utc_ns, mark.boot)
+        self._db.execute("REPLACE INTO marks VALUES (?, ?, ?, ?, ?, ?, ?, ?)", values)
+
+    def _publish(self, row: tuple[Any, ...]) -> Published:
+        sequence, camera, epoch, origin, utc_ns, needed_ns, replayed, event = row
+        return Published(self.run, sequence, True, camera, epoch, origin, utc_ns, needed_ns, bool(replayed), event)
+
+    def _published(self, condition: str, *values: Any) -> list[Published]:
+        return [self._publish(row) for row in self._all(f"SELECT * FROM events WHERE {condition}", *values)]
+
+    def _decoded(self, kind: type[_Decoded], packed: bytes) -> _Decoded:
+        try:
+            message = decode(packed)
+        except MessageError as error:
+            raise PeerError(f"{self.path}: a stored message is damaged ({error}); {_ADVICE}") from error
+        if not isinstance(message, kind):
+            raise PeerError(f"{self.path}: found a {type(message).__name__} for a {kind.__name__}; {_ADVICE}")
+        return message
+
+    def _all(self, statement: str, *values: Any) -> list[Any]:
+        with _explained(self.path):
+            # fetched whole: an open cursor would keep the log from being begun anew
+            return self._db.execute(statement, values).fetchall()
+
+    def _one(self, statement: str, *values: Any) -> Any:
+        return self._all(statement, *values)[0]
+
+
+# ------------------------------------------------------------------------------------------ the file
+
+
+def _locked(path: Path) -> int:
+    """Takes the journal for this process by a lock file beside it; returns its descriptor."""
+    path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
+    descriptor = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o640)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(descriptor)
+        raise PeerError(f"{path}: another process writes this journal; a line has one publisher") from error
+    return descriptor
+
+
+def _create(path: Path) -> None:
+    """Makes an empty journal: it gets its name when it is whole, so a file found later is one, or is damaged."""
+    if Path(f"{path}-wal").exists():
+        raise PeerError(f"{path}: missing, but its -wal is there; {_ADVICE}")
+    temporary = path.with_name(f".{path.name}.new")
+    for leftover in (temporary, Path(f"{temporary}-wal"), Path(f"{temporary}-shm"), Path(f"{temporary}-journal")):
+        leftover.unlink(missing_ok=True)
+    os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o640))  # -wal and -shm take its mode
+    db = sqlite3.connect(temporary, isolation_level=None)
+    try:
+        db.executescript(_SCHEMA)
+        db.execute("INSERT INTO journal VALUES (?, 0)", (str(uuid.uuid4()),))
+        db.execute("COMMIT")
+        db.execute("PRAGMA journal_mode = WAL")
+    finally:
+        db.close()
+    temporary.rename(path)
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def _check(db: sqlite3.Connection, path: Path) -> None:
+    """Finds out what the file is before anything is written to it, then sets how it is written."""
+    if path.stat().st_size == 0:
+        raise PeerError(f"{path}: damaged, it is empty; {_ADVICE}")
+    application, version = (db.execute(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version"))
+    if application != APPLICATION_ID:
+        raise PeerError(f"{path}: an SQLite file, but no journal of linescan (application id {application:#x})")
+    if version != SCHEMA_VERSION:
+        raise PeerError(f"{path}: a journal of version {version}; this linescan reads version {SCHEMA_VERSION}")
+    tables = ["journal", "cameras", "marks", "origins", "rolls"]
+    small = path.stat().st_size <= WHOLE_CHECK_BYTES
+    found = [db.execute(f"PRAGMA quick_check({what})").fetchone()[0] for what in (["1"] if small else tables)]
+    if set(found) != {"ok"}:
+        raise PeerError(f"{path}: damaged ({' '.join(max(found).split())}); {_ADVICE}")
+    mode = db.execute("PRAGMA journal_mode = WAL").fetchone()[0]
+    if mode != "wal":
+        raise PeerError(f"{path}: this file system has no write-ahead log for SQLite (mode {mode!r})")
+    for setting in ("synchronous = FULL", f"wal_autocheckpoint = {CHECKPOINT_PAGES}",
+                    f"journal_size_limit = {LOG_BYTES}", "cell_size_check = ON", "trusted_schema = OFF",
+                    "temp_store = MEMORY"):  # fmt: skip
+        db.execute(f"PRAGMA {setting}").fetchall()
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """Turns what SQLite or the system says into PeerError; wrong use of either passes through."""
+    try:
+        yield
+    except OSError as error:
+        raise PeerError(f"{path}: cannot be opened: {error.strerror}") from error
+    except sqlite3.DatabaseError as error:
+        if isinstance(error, (sqlite3.ProgrammingError, sqlite3.IntegrityError)):
+            raise
+        said = f"{getattr(error, 'sqlite_errorname', '')} {error}".strip()  # Python 3.10 has no names
+        if any(name in said for name in (*_FULL, "disk is full")):
+            raise JournalFullError(f"{path}: cannot be written: {error}") from error
+        if any(name in said for name in _DAMAGED):
+            raise PeerError(f"{path}: damaged ({error}); {_ADVICE}") from error
+        raise PeerError(f"{path}: {error}") from error

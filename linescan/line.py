@@ -1,0 +1,193 @@
+"""What depends on the machine: config/line.toml. What depends on the product is in the recipe (`config.py`)."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from linescan.config import Settings, load_toml
+from linescan.errors import ConfigError
+from linescan.messages import PixelFormat
+
+Name = Annotated[str, Field(pattern="^[A-Za-z0-9][A-Za-z0-9_-]{0,31}$")]  # a part of file and unit names
+FeatureValue = bool | int | float | str
+LOOPBACK = re.compile(r"tcp://(127\.\d+\.\d+\.\d+|localhost|\[::1\]):\d+$")
+
+
+class Encoder(Settings):
+    """The rotary encoder as the camera counts it, one latched count a frame, of its first line."""
+
+    chunk: str = "ChunkEncoderValue"
+    counts_per_line: Annotated[int, Field(ge=1)] = 1
+    bits: Annotated[int, Field(ge=8, le=64)] = 32
+
+
+class CameraSettings(Settings):
+    """One camera; `features` are set in the order in which they are written.
+
+    A feature behind a selector is written as the standard (SFNC) writes it: "TriggerMode[LineStart]" = "On".
+    """
+
+    name: Name
+    producer: str  # a GenTL producer (.cti); relative to line.toml
+    serial: str | None = None
+    model: str | None = None
+    max_line_rate_hz: Annotated[float, Field(gt=0)]
+    buffer_s: Annotated[float, Field(ge=0.5, le=60)] = 0.5
+    encoder: Encoder | None = None
+    features: dict[str, FeatureValue] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _found_by_something(self) -> CameraSettings:
+        if self.serial is None and self.model is None:
+            raise ValueError("a serial number or a model is needed to find the camera")
+        return self
+
+
+class Transport(Settings):
+    """Sockets. Endpoints are ipc under `directory` unless given; TCP beyond loopback needs `keys`."""
+
+    directory: str = "/run/linescan"
+    frames: dict[str, str] = Field(default_factory=dict)  # camera → endpoint
+    stages: str | None = None  # of the publisher, for acquire and worker
+    events: str | None = None  # of the publisher, for subscribers
+    backfill: str | None = None
+    control: str | None = None
+    keys: str | None = None  # folder of CURVE keys, made by `linescan keys`
+    lease_s: Annotated[float, Field(ge=0.5, le=300)] = 10.0
+    credits: Annotated[int, Field(ge=1, le=64)] = 4
+    retain_mib: Annotated[int, Field(ge=1)] = 512  # frames that acquire keeps for a worker that is to come
+    drain_s: Annotated[float, Field(ge=1, le=300)] = 20.0
+
+
+class WorkerSettings(Settings):
+    """How the model is run; what is left out is measured at the start."""
+
+    device: Literal["cpu", "cuda"] | None = None
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    batch: Annotated[int, Field(ge=1)] | None = None
+    threads: Annotated[int, Field(ge=1)] | None = None
+    self_check_s: Annotated[float, Field(ge=1)] = 300.0
+    outbox: Annotated[int, Field(ge=16)] = 10_000  # messages not yet acknowledged by the publisher
+
+
+class JournalSettings(Settings):
+    """The event store. Old events go when they are older than `keep_days` or the file is larger than `keep_mib`."""
+
+    file: str = "/var/lib/linescan/journal.sqlite"
+    keep_days: Annotated[float, Field(gt=0)] = 90.0
+    keep_mib: Annotated[int, Field(ge=1)] = 2048
+    commit_ms: Annotated[int, Field(ge=0, le=1000)] = 20
+    memory_events: Annotated[int, Field(ge=16)] = 10_000  # kept in memory while the disk is full
+
+
+class Recording(Settings):
+    """Raw frames as MCAP files, rolled by size; frames around regions are kept longer than the rest."""
+
+    directory: str
+    file_mib: Annotated[int, Field(ge=1)] = 256
+    keep_mib: Annotated[int, Field(ge=1)] = 10_240
+    keep_regions_mib: Annotated[int, Field(ge=1)] = 10_240
+    around_lines: Annotated[int, Field(ge=0)] = 512
+    compression: Literal["none", "lz4", "zstd"] = "none"
+
+
+class Metrics(Settings):
+    """Prometheus exporters, one a process.
+
+    The publisher's is at `port`, acquire of the n-th camera (from 1) at `port` + 2n − 1, its worker at `port` + 2n.
+    """
+
+    port: Annotated[int, Field(ge=1025, le=65000)]
+    address: str = "127.0.0.1"
+
+
+class LineSettings(Settings):
+    """A line: config/line.toml."""
+
+    name: Name = "line"
+    recipe: str  # relative to line.toml
+    rolls: Literal["at-start", "commanded"] = "at-start"  # whether a roll begins by itself when the line starts
+    cameras: Annotated[tuple[CameraSettings, ...], Field(min_length=1)]
+    transport: Transport = Transport()
+    worker: WorkerSettings = WorkerSettings()
+    journal: JournalSettings = JournalSettings()
+    status_s: Annotated[float, Field(gt=0, le=60)] = 1.0
+    recording: Recording | None = None
+    metrics: Metrics | None = None
+
+    @field_validator("cameras")
+    @classmethod
+    def _names_differ(cls, cameras: tuple[CameraSettings, ...]) -> tuple[CameraSettings, ...]:
+        names = [camera.name for camera in cameras]
+        if len(set(names)) != len(names):
+            raise ValueError(f"each camera needs a name of its own, got {names}")
+        return cameras
+
+    @model_validator(mode="after")
+    def _open_tcp_refused(self) -> LineSettings:
+        transport = self.transport
+        endpoints = [*transport.frames.values(), transport.stages, transport.events, transport.backfill,
+                     transport.control]  # fmt: skip
+        for endpoint in filter(None, endpoints):
+            if not endpoint.startswith(("ipc://", "tcp://")):
+                raise ValueError(f"endpoint {endpoint!r}: ipc://… or tcp://… expected")
+            if endpoint.startswith("tcp://") and not LOOPBACK.match(endpoint) and transport.keys is None:
+                raise ValueError(f"endpoint {endpoint}: TCP beyond loopback needs transport.keys (`linescan keys`)")
+        return self
+
+
+class Line:
+    """A loaded line.toml; paths in it are relative to its folder."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.settings = load_toml(path, LineSettings)
+        unknown = self.settings.transport.frames.keys() - {camera.name for camera in self.settings.cameras}
+        if unknown:
+            raise ConfigError(f"{path}: transport.frames: no camera is called {min(unknown)!r}")
+
+    def camera(self, name: str | None) -> CameraSettings:
+        """The camera of that name, or the only one; raises ConfigError."""
+        cameras = self.settings.cameras
+        if name is None and len(cameras) == 1:
+            return cameras[0]
+        for camera in cameras:
+            if camera.name == name:
+                return camera
+        names = ", ".join(camera.name for camera in cameras)
+        asked = "--camera is needed" if name is None else f"--camera {name}: no such camera"
+        raise ConfigError(f"{self.path}: {asked}; there are: {names}")
+
+    def file(self, name: str) -> Path:
+        """A path written in line.toml."""
+        return self.path.parent / name
+
+    def frames_endpoint(self, camera: str) -> str:
+        given = self.settings.transport.frames.get(camera)
+        return given or self._ipc("private", f"frames-{camera}")
+
+    @property
+    def stages_endpoint(self) -> str:
+        return self.settings.transport.stages or self._ipc("private", "stages")
+
+    @property
+    def events_endpoint(self) -> str:
+        return self.settings.transport.events or self._ipc("public", "events")
+
+    @property
+    def backfill_endpoint(self) -> str:
+        return self.settings.transport.backfill or self._ipc("public", "backfill")
+
+    @property
+    def control_endpoint(self) -> str:
+        return self.settings.transport.control or self._ipc("control", "control")
+
+    def _ipc(self, folder: str, name: str) -> str:
+        return f"ipc://{self.file(self.settings.transport.directory).absolute()}/{folder}/{name}"
+
+
+__all__ = ["CameraSettings", "Encoder", "Line", "LineSettings", "PixelFormat"]

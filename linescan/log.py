@@ -1,0 +1,24 @@
+"""Logs of the stages: one line an event on stderr, JSON where nobody watches."""
+
+from __future__ import annotations
+
+import sys
+
+import structlog
+
+
+def configure(stage: str, camera: str = "") -> structlog.typing.FilteringBoundLogger:
+    """The logger of this process; its lines name stage and camera."""
+    watched = sys.stderr.isatty()
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.dev.ConsoleRenderer() if watched else structlog.processors.JSONRenderer(),
+        ],
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+    bound = {"stage": stage} | ({"camera": camera} if camera else {})
+    logger: structlog.typing.FilteringBoundLogger = structlog.get_logger(**bound)
+    return logger

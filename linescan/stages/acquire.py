@@ -1,0 +1,324 @@
+"""Acquire: a camera's lines, numbered and kept, to the worker; one process a camera."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from typing import Any, Literal
+
+from linescan.cameras.camera import Camera, Lines, LinesLost
+from linescan.errors import ConfigError, PeerError
+from linescan.line import CameraSettings, Line
+from linescan.messages import (
+    Frame,
+    Gap,
+    GapCause,
+    Leaving,
+    Origin,
+    Registered,
+    RollEnd,
+    RollStart,
+    Status,
+    StreamEnd,
+)
+from linescan.stages.frame_server import FrameServer
+from linescan.stages.line_numbers import LineNumbers, line_after_restart
+from linescan.stages.registration import Registration, boot_id
+from linescan.stages.retention import Item, Retention
+from linescan.transport import Network
+
+READS_A_TURN = 16  # before the worker and the publisher are served again
+IDLE_S = 0.002  # a wait between looks at the camera; a frame of 1024 lines at 80 kHz takes 13 ms
+CHECK_S = 1.0  # how often a camera that delivers nothing is asked whether it is there
+
+
+class Acquire:
+    """One camera's acquisition: `turn()` again and again, from one thread.
+
+    Args:
+        camera: started by `begin()`.
+        replay: name of the roll to make of a recording; empty for a live camera.
+    """
+
+    def __init__(
+        self,
+        line: Line,
+        settings: CameraSettings,
+        camera: Camera,
+        network: Network,
+        *,
+        replay: str = "",
+        clock_ns: Callable[[], int] = time.monotonic_ns,
+        utc_ns: Callable[[], int] = time.time_ns,
+    ) -> None:
+        self._settings, self._camera, self._network = settings, camera, network
+        self._clock, self._utc = clock_ns, utc_ns
+        self._transport, self._status_s = line.settings.transport, line.settings.status_s
+        self._replay = replay
+        self._name = settings.name
+        self._frames = network.server(line.frames_endpoint(settings.name))
+        link = network.client(line.stages_endpoint)
+        self._links = (self._frames, link)
+        self._publisher = Registration(link, settings.name, replay, clock_ns)
+        self._retention = Retention(self._transport.retain_mib << 20)
+        self._server: FrameServer | None = None
+        self._roll, self._recipe = "", ""
+        self._origin_owed = False
+        self._rejoins: Registered | None = None
+        self._numbers = LineNumbers(settings.encoder)
+        self._up_to = 0  # line after the last that is in the stream
+        self._heard_ns = self._reported_ns = clock_ns()
+        self._state = "starting"
+        self.lines = 0  # acquired since the start
+        self.outside = 0  # lines that came while no roll ran
+
+    # ------------------------------------------------------------------------------------------ beginning
+
+    @property
+    def registered(self) -> bool:
+        """Whether the publisher has said which roll runs; raises PeerError where it refuses."""
+        self._publisher.turn()
+        if self._publisher.refused is not None:
+            raise PeerError(f"the publisher refuses camera {self._name}: {self._publisher.refused.reason}")
+        return self._publisher.answer is not None
+
+    def begin(self) -> None:
+        """Starts the camera under the roll that runs; what was lost since the acquire before becomes a gap."""
+        answer = self._publisher.answer
+        assert answer is not None
+        self._server = FrameServer(
+            self._frames,
+            self._name,
+            self._retention,
+            generation=answer.generation,
+            lease_s=self._transport.lease_s,
+            clock_ns=self._clock,
+        )
+        if answer.unfinished:  # the roll ended while nobody acquired
+            self._add(RollEnd(self._name, answer.unfinished, answer.inspected_up_to, 0, 0, 0))
+        self._camera.start()
+        self._state = "acquiring"
+        if answer.roll:
+            self._continue(answer)
+
+    def _continue(self, answer: Registered) -> None:
+        self._roll, self._recipe = answer.roll, answer.recipe
+        self._origin_owed = answer.origin is None
+        if not answer.started:
+            self._add(self._roll_start())
+        if answer.unfinished or answer.origin is None:
+            return  # nothing of this roll came from this camera before
+        self._up_to = answer.inspected_up_to
+        self._rejoins = answer
+
+    def _rejoin(self, answer: Registered, lines: Lines) -> None:
+        """The first lines after a restart: what passed since the journal's progress is a gap."""
+        self._rejoins = None
+        encoder, origin = self._settings.encoder, answer.origin
+        assert origin is not None
+        most = _lines_passed(answer, lines, self._settings.max_line_rate_hz)
+        first = None
+        if encoder is not None and origin.encoder_count is not None and lines.encoder_count is not None:
+            moved = lines.encoder_count - origin.encoder_count
+            first = line_after_restart(encoder, moved, self._up_to, most)
+        estimated = first is None
+        first = self._up_to + most if first is None else first
+        if first > self._up_to:
+            cause: GapCause = answer.left or "acquire-lost"
+            self._add(Gap(self._name, self._roll, self._up_to, first - 1, cause, estimated))
+        reference = None if lines.encoder_count is None else (lines.encoder_count, first)
+        self._numbers = LineNumbers(encoder, first, reference)
+        self._up_to = first
+
+    # ------------------------------------------------------------------------------------------ running
+
+    def turn(self) -> None:
+        """One pass of the loop: reads the camera, serves the worker and the publisher, waits where nothing came.
+
+        Raises CameraLostError; then `drain()` hands over what is kept.
+        """
+        came = self._read()
+        self._serve()
+        if not came:
+            self._network.wait(self._links, IDLE_S)
+
+    def _read(self) -> bool:
+        for _ in range(READS_A_TURN):
+            got = self._camera.read()
+            if got is None:
+                break
+            self._heard_ns = self._clock()
+            if isinstance(got, LinesLost):
+                self._numbers.lost(got)
+            else:
+                self._take(got)
+        else:
+            return True
+        if self._clock() - self._heard_ns > CHECK_S * 1e9:
+            self._camera.check()
+            self._heard_ns = self._clock()
+        return False
+
+    def _serve(self) -> None:
+        assert self._server is not None
+        self._server.turn()
+        self._publisher.turn()
+        now = self._clock()
+        if now - self._reported_ns > self._status_s * 1e9:
+            self._reported_ns = now
+            self._publisher.report(self.status())
+
+    def _take(self, lines: Lines) -> None:
+        self._follow_roll()
+        count = len(lines.pixels)
+        self.lines += count
+        if not self._roll:
+            self.outside += count
+            return
+        if self._origin_owed:
+            self._begin_roll(lines)
+        if self._rejoins is not None:
+            self._rejoin(self._rejoins, lines)
+        first, cause = self._numbers.place(lines)
+        if first > self._up_to:
+            self._add(Gap(self._name, self._roll, self._up_to, first - 1, cause))
+        pixels = lines.pixels
+        frame = Frame(
+            self._name, 0, self._roll, first, count, pixels.shape[1], self._camera.pixel_format,
+            lines.encoder_count, lines.monotonic_ns, lines.utc_ns,
+        )  # fmt: skip
+        self._up_to = first + count
+        self._add(frame, pixels.data.cast("B"))
+
+    def _begin_roll(self, lines: Lines) -> None:
+        origin = Origin(
+            self._name, self._roll, lines.encoder_count, lines.monotonic_ns, lines.utc_ns, boot_id()
+        )  # fmt: skip
+        self._publisher.keep_origin(origin)
+        self._origin_owed = False
+
+    def _follow_roll(self) -> None:
+        """Ends the roll and starts another where the publisher says so: here, at a definite line."""
+        wanted = self._publisher.wanted
+        if wanted is None or wanted.roll == self._roll:
+            return
+        self._end_roll()
+        if wanted.action == "start":
+            self._roll, self._recipe = wanted.roll, wanted.recipe
+            self._numbers = LineNumbers(self._settings.encoder)
+            self._up_to = 0
+            self._origin_owed, self._rejoins = True, None
+            self._add(self._roll_start())
+
+    def _end_roll(self) -> None:
+        if not self._roll:
+            return
+        self._close_stream()
+        self._add(RollEnd(self._name, self._roll, self._up_to, 0, 0, 0))
+        self._roll = ""
+
+    def _close_stream(self) -> None:
+        if self._numbers.next_line > self._up_to:  # lost lines that no others followed
+            self._add(Gap(self._name, self._roll, self._up_to, self._numbers.next_line - 1, "overrun"))
+            self._up_to = self._numbers.next_line
+
+    def _roll_start(self) -> RollStart:
+        settings: dict[str, Any] = {"columns": self._camera.columns, "pixel_format": self._camera.pixel_format}
+        if self._replay:
+            settings["replayed"] = True
+        return RollStart(self._name, self._roll, self._recipe, 0, settings)
+
+    def _add(self, message: Frame | Gap | RollStart | RollEnd | StreamEnd, pixels: memoryview | None = None) -> None:
+        assert self._server is not None
+        self._server.add(Item(message, pixels, self._clock()))
+
+    # ------------------------------------------------------------------------------------------ ending
+
+    def end_replay(self) -> None:
+        """The recording is over: its roll ends here."""
+        roll = self._roll
+        self._end_roll()
+        self._publisher.end_replay(roll)
+
+    def drain(
+        self, cause: Literal["shutdown", "camera-lost"], until_ns: int, alive: Callable[[], object] = lambda: None
+    ) -> bool:
+        """Hands over what is kept, without the camera; whether all of it was journaled in time."""
+        assert self._server is not None
+        self._state = "draining"
+        self._camera.close()
+        if self._roll:
+            self._close_stream()
+            self._add(StreamEnd(self._name, self._roll))
+        if not self._replay:
+            self._publisher.leave(Leaving(self._name, cause))
+        while self._clock() < until_ns:
+            self._serve()
+            if self.drained and not self._publisher.owes:
+                return True
+            self._network.wait(self._links, IDLE_S)
+            alive()
+        return False
+
+    @property
+    def behind(self) -> bool:
+        """Whether half of what may be kept waits for a worker: a recording is better held back than dropped."""
+        return self._retention.size > self._transport.retain_mib << 19
+
+    @property
+    def drained(self) -> bool:
+        """Whether nothing is kept that the journal still lacks."""
+        return all(isinstance(item.message, StreamEnd) for item in self._retention)
+
+    def close(self) -> None:
+        self._camera.close()
+
+    def status(self) -> Status:
+        server = self._server
+        counters = {
+            "lines": self.lines,
+            "lines_outside_rolls": self.outside,
+            "encoder_backward": self._numbers.backward,
+            "retained_bytes": self._retention.size,
+            **(server.counters if server else {}),
+            **{f"dropped_{name}": count for name, count in self._frames.counters.items()},
+        }
+        faults = () if server is None or server.has_worker or not self._retention.size else ("no-worker",)
+        return Status("acquire", self._name, self._state, faults, counters, self._clock())
+
+
+def _lines_passed(answer: Registered, lines: Lines, rate_hz: float) -> int:
+    """The most lines that may have passed since the journal last heard of this camera's roll."""
+    origin = answer.origin
+    assert origin is not None
+    heard = answer.progress_utc_ns > 0  # else since its line 0
+    monotonic, utc, boot = (
+        (answer.progress_monotonic_ns, answer.progress_utc_ns, answer.boot)
+        if heard
+        else (origin.monotonic_ns, origin.utc_ns, origin.boot)
+    )
+    passed = lines.monotonic_ns - monotonic if boot == boot_id() else lines.utc_ns - utc
+    return max(1, math.ceil(max(passed, 0) / 1e9 * rate_hz))
+
+
+def wait_registered(acquire: Acquire, stop: Callable[[], bool], patience_s: float = 30.0) -> bool:
+    """Waits for the publisher's answer; False where a stop came first; raises PeerError after `patience_s`."""
+    end = time.monotonic() + patience_s
+    while not acquire.registered:
+        if stop():
+            return False
+        if time.monotonic() > end:
+            raise PeerError(f"the publisher has not answered for {patience_s:g} s; is it running?")
+        time.sleep(0.02)
+    return True
+
+
+def check_camera(line: Line, camera: Camera) -> None:
+    """Raises ConfigError where one frame is larger than what may be kept of all."""
+    size = camera.columns * camera.frame_lines * 2
+    if size > line.settings.transport.retain_mib << 20:
+        raise ConfigError(
+            f"{line.path}: transport.retain_mib = {line.settings.transport.retain_mib}: a single frame of camera "
+            f"{camera.name} has {size >> 20} MiB"
+        )

@@ -1,0 +1,211 @@
+"""Acquire's side of the frames' stream: one worker under a lease, and observers that take what they can."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from linescan.messages import (
+    Credit,
+    Frame,
+    Grant,
+    Hello,
+    Message,
+    Refused,
+    Revoked,
+    RollStart,
+    Stamp,
+)
+from linescan.stages.retention import Item, Retention
+from linescan.transport import Received, Sent, Server
+
+GENERATION_BITS = 20  # epochs of one run of acquire: more leases than it will ever grant
+PING_S = 0.25  # how soon a worker that was killed is noticed
+
+
+@dataclass
+class _Lease:
+    """The worker that inspects: it gets everything, in order, as far as its credits go."""
+
+    peer: bytes
+    epoch: int
+    ends_ns: int
+    credits: int = 0
+    place: int = -1  # of the next item; −1 until the worker has said how far the journal is
+    sequence: int = 0
+    pinged_ns: int = 0
+
+
+@dataclass
+class _Observer:
+    credits: int = 0
+    skipped: int = 0
+
+
+class FrameServer:
+    """Hands the stream out, and keeps it until it is journaled.
+
+    Args:
+        server: the bound socket.
+        generation: of this run of acquire, from the publisher: epochs grow over restarts.
+        clock_ns: monotonic time.
+    """
+
+    def __init__(
+        self,
+        server: Server,
+        camera: str,
+        retention: Retention,
+        *,
+        generation: int,
+        lease_s: float,
+        clock_ns: Callable[[], int],
+    ) -> None:
+        self._server, self._camera, self._retention = server, camera, retention
+        self._lease_ns = int(lease_s * 1e9)
+        self._clock = clock_ns
+        self._epoch = generation << GENERATION_BITS
+        self._lease: _Lease | None = None
+        self._observers: dict[bytes, _Observer] = {}
+        self._roll: Item | None = None  # the RollStart that an observer who comes late is told
+        self.journaled: Credit | None = None
+        self.counters: Counter[str] = Counter()
+
+    @property
+    def has_worker(self) -> bool:
+        return self._lease is not None
+
+    @property
+    def epoch(self) -> int:
+        return self._epoch
+
+    def add(self, item: Item) -> None:
+        """The next item of the stream; where the store overflows, the lease goes first, then the oldest frames."""
+        if isinstance(item.message, RollStart):
+            self._roll = item
+        self._retention.append(item)
+        self._show(item)
+        if self._retention.full:
+            self._revoke("the byte budget of frames is spent")
+            before = self._retention.lines_dropped
+            self._retention.spill(self.journaled)
+            self.counters["lines_dropped"] += self._retention.lines_dropped - before
+
+    def turn(self) -> bool:
+        """Answers what came, ends a lease that ran out, sends what may be sent; whether anything came."""
+        came = False
+        while (received := self._server.receive()) is not None:
+            came = True
+            self._answer(received)
+        now = self._clock()
+        lease = self._lease
+        if lease is not None and now > lease.ends_ns:
+            self._end_lease("leases_expired")
+        elif lease is not None and now - lease.pinged_ns > PING_S * 1e9:
+            lease.pinged_ns = now
+            self._send(Grant(self._camera, lease.epoch, self._lease_ns / 1e9))
+        self._pump()
+        return came
+
+    # ------------------------------------------------------------------------------------------ what comes
+
+    def _answer(self, received: Received) -> None:
+        message = received.message
+        if isinstance(message, Hello) and message.camera == self._camera:
+            if message.role == "observer":
+                self._welcome(received.peer)
+            else:
+                self._lend(received.peer)
+        elif isinstance(message, Credit) and received.peer in self._observers:
+            self._observers[received.peer].credits += max(message.frames, 0)
+        elif isinstance(message, Credit):
+            self._renew(received.peer, message)
+        else:
+            self.counters["unexpected"] += 1
+
+    def _lend(self, peer: bytes) -> None:
+        lease = self._lease
+        if lease is not None and lease.peer != peer:
+            self.counters["hellos_refused"] += 1
+            left = max((lease.ends_ns - self._clock()) / 1e9, 0.0)
+            self._server.send(peer, Refused(self._camera, "another worker holds the lease of this camera", left))
+            return
+        self._epoch += 1
+        self._lease = _Lease(peer, self._epoch, self._clock() + self._lease_ns, pinged_ns=self._clock())
+        self.counters["leases"] += 1
+        self._send(Grant(self._camera, self._epoch, self._lease_ns / 1e9))
+
+    def _renew(self, peer: bytes, credit: Credit) -> None:
+        lease = self._lease
+        if lease is None or lease.peer != peer or lease.epoch != credit.epoch:
+            self.counters["old_epochs"] += 1
+            self._server.send(peer, Revoked(self._camera, credit.epoch, "this lease is over"))
+            return
+        lease.ends_ns = self._clock() + self._lease_ns
+        lease.credits += max(credit.frames, 0)
+        if credit.roll:
+            self.journaled = credit
+            self._retention.free(credit)
+        if lease.place < 0 and credit.frames > 0:
+            lease.place = self._retention.first
+
+    def _welcome(self, peer: bytes) -> None:
+        self._observers[peer] = _Observer()
+        if self._roll is not None:
+            self._server.send(peer, self._roll.message, Stamp(self._camera, 0, 0, 0))
+
+    # ------------------------------------------------------------------------------------------ what goes
+
+    def _pump(self) -> None:
+        lease = self._lease
+        if lease is None or lease.place < 0:
+            return
+        lease.place = max(lease.place, self._retention.first)
+        while lease.place < self._retention.end:
+            item = self._retention[lease.place]
+            is_frame = item.pixels is not None
+            if is_frame and lease.credits <= 0:
+                return
+            stamp = Stamp(self._camera, lease.epoch, lease.sequence, item.needed_ns)
+            if not self._send(_under(item.message, lease.epoch), stamp, item):
+                return
+            lease.credits -= is_frame
+            lease.place += 1
+            lease.sequence += 1
+
+    def _send(self, message: Message, stamp: Stamp | None = None, item: Item | None = None) -> bool:
+        lease = self._lease
+        assert lease is not None
+        sent = self._server.send(lease.peer, message, stamp, item.pixels if item else None)
+        if sent is Sent.GONE:
+            self._end_lease("workers_gone")
+        return sent is Sent.YES
+
+    def _show(self, item: Item) -> None:
+        """To observers, who have no claim: a frame beyond their credits is skipped, and counted."""
+        for peer, observer in list(self._observers.items()):
+            if item.pixels is not None:
+                if observer.credits <= 0:
+                    observer.skipped += 1
+                    self.counters["frames_not_observed"] += 1
+                    continue
+                observer.credits -= 1
+            sent = self._server.send(peer, item.message, Stamp(self._camera, 0, 0, item.needed_ns), item.pixels)
+            if sent is Sent.GONE:
+                del self._observers[peer]
+            elif sent is Sent.FULL:
+                self.counters["frames_not_observed"] += 1
+
+    def _revoke(self, reason: str) -> None:
+        if self._lease is not None:
+            self._server.send(self._lease.peer, Revoked(self._camera, self._lease.epoch, reason))
+            self._end_lease("leases_revoked")
+
+    def _end_lease(self, counter: str) -> None:
+        self.counters[counter] += 1
+        self._lease = None
+
+
+def _under(message: Message, epoch: int) -> Message:
+    return replace(message, epoch=epoch) if isinstance(message, Frame) else message

@@ -1,0 +1,379 @@
+"""Publisher: what the workers find, into the journal, then to the world; owner of the rolls."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, deque
+from collections.abc import Callable
+from dataclasses import replace
+
+from linescan.errors import ConfigError
+from linescan.journal import EXPIRE_ROWS, Entry, Journal, JournalFullError, Mark
+from linescan.line import Line
+from linescan.messages import (
+    Ack,
+    Caught,
+    Gap,
+    Kept,
+    Leaving,
+    Message,
+    Origin,
+    Progress,
+    Published,
+    Refused,
+    Region,
+    Register,
+    Registered,
+    Resume,
+    RollCommand,
+    RollEnd,
+    RollStart,
+    RollState,
+    Since,
+    Stamp,
+    Status,
+    encode,
+)
+from linescan.stages.ledger import Ledger, Verdict
+from linescan.stages.registration import boot_id
+from linescan.transport import Network, Received
+
+BATCH = 200  # events in one commit
+MESSAGES_A_TURN = 500
+BACKFILL = 500  # events in one answer
+RETRY_S = 1.0  # between tries to write to a full disk
+EXPIRE_S = 10.0
+IDLE_S = 0.1
+
+
+class Publisher:
+    """One line's publisher: `turn()` again and again, from one thread; `close()` commits what is left."""
+
+    def __init__(
+        self,
+        line: Line,
+        journal: Journal,
+        network: Network,
+        *,
+        clock_ns: Callable[[], int] = time.monotonic_ns,
+        utc_ns: Callable[[], int] = time.time_ns,
+    ) -> None:
+        self._settings, self._journal, self._network = line.settings, journal, network
+        self._clock, self._utc = clock_ns, utc_ns
+        self._recipe = line.file(line.settings.recipe).stem
+        self._stages = network.server(line.stages_endpoint)
+        self._events = network.publication(line.events_endpoint)
+        self._backfill = network.server(line.backfill_endpoint)
+        self._control = network.server(line.control_endpoint)
+        self._links = (self._stages, self._backfill, self._control)
+        self._ledgers = {name: Ledger(name, journal.camera(name)) for name in self._camera_names()}
+        self._entries: list[Entry] = []
+        self._marks: dict[str, Mark] = {}
+        self._batch_since_ns: int | None = None
+        self._to_ack: dict[str, bytes] = {}  # camera → the worker that waits for it
+        self._acquires: dict[str, bytes] = {}
+        self._volatile: deque[Entry] = deque()  # told to the world, not yet on the disk
+        self._kept_marks: dict[str, Mark] = {}
+        self._retry_ns = 0
+        self._may_begin = True  # a roll by itself, until an operator has ended one
+        self._reported_ns = self._expired_ns = -(1 << 62)
+        self.counters: Counter[str] = Counter()
+        self.faults: tuple[str, ...] = ()
+
+    def _camera_names(self) -> list[str]:
+        return [camera.name for camera in self._settings.cameras]
+
+    def turn(self) -> None:
+        """One pass of the loop."""
+        came = self._hear_stages() + self._hear_public()
+        if self._due():
+            self._flush()
+        now = self._clock()
+        if now - self._reported_ns > self._settings.status_s * 1e9:
+            self._reported_ns = now
+            self._report()
+        if now - self._expired_ns > EXPIRE_S * 1e9:
+            self._expired_ns = now
+            self._expire()
+        if not came:
+            self._network.wait(self._links, self._settings.journal.commit_ms / 2000 if self._entries else IDLE_S)
+
+    def close(self) -> None:
+        """Commits what came; what nobody has acknowledged the workers keep."""
+        self._flush()
+
+    # ------------------------------------------------------------------------------------------ from the stages
+
+    def _hear_stages(self) -> int:
+        for number in range(MESSAGES_A_TURN):
+            received = self._stages.receive()
+            if received is None:
+                return number
+            try:
+                self._take(received)
+            except JournalFullError:  # not answered: it will be asked again
+                self.counters["not_stored"] += 1
+                self.faults = ("disk-full",)
+        return MESSAGES_A_TURN
+
+    def _take(self, received: Received) -> None:
+        message, peer = received.message, received.peer
+        if isinstance(message, RollCommand):
+            self._command(message)
+            return
+        ledger = self._ledgers.get(getattr(message, "camera", ""))
+        if ledger is None:
+            self.counters["unexpected"] += 1
+        elif received.stamp is not None:
+            self._take_stamped(peer, received.stamp, message, ledger)
+        elif isinstance(message, Status):
+            if message.stage == "acquire" and message.state != "draining":
+                self._acquires[ledger.camera] = peer  # a publisher that was started anew learns them so
+            self._events.send("status", message)
+        elif isinstance(message, Resume):
+            self._take_resume(peer, message, ledger)
+        elif isinstance(message, Register):
+            self._take_register(peer, message, ledger)
+        elif isinstance(message, Origin):
+            self._journal.keep_origin(message)
+            ledger.origin = message
+            self._stages.send(peer, Kept(message.camera, message.roll))
+        elif isinstance(message, Leaving):
+            self._journal.set_left(message.camera, message.cause)
+            ledger.left = message.cause
+            self._acquires.pop(message.camera, None)
+            self._stages.send(peer, Kept(message.camera, ""))
+        else:
+            self.counters["unexpected"] += 1
+
+    def _take_stamped(self, peer: bytes, stamp: Stamp, message: Message, ledger: Ledger) -> None:
+        if stamp.camera != ledger.camera or not isinstance(message, RollStart | Region | Gap | RollEnd | Progress):
+            self.counters["unexpected"] += 1
+            return
+        verdict = ledger.judge(stamp, message)
+        if verdict is Verdict.SHUT_OUT:
+            self.counters["shut_out"] += 1
+            self._stages.send(peer, Refused(ledger.camera, f"epoch {stamp.epoch} is over", None))
+            return
+        self._to_ack[ledger.camera] = peer
+        self._batch_since_ns = self._batch_since_ns or self._clock()
+        if verdict is not Verdict.NEW:
+            self.counters["duplicates" if verdict is Verdict.SEEN else "early"] += 1
+        elif isinstance(message, Progress):
+            mark = Mark(stamp.epoch, stamp.sequence, message, self._clock(), self._utc(), boot_id())
+            ledger.reach(mark)
+            self._marks[ledger.camera] = mark
+        else:
+            entry = Entry(
+                ledger.camera, stamp.epoch, stamp.sequence, self._utc(), message, stamp.needed_ns, ledger.replayed
+            )  # fmt: skip
+            self._entries.append(entry)
+
+    def _take_resume(self, peer: bytes, resume: Resume, ledger: Ledger) -> None:
+        self._flush()  # what is answered must be what is stored
+        if resume.epoch is not None:
+            if not ledger.take_over(resume.epoch):
+                self._stages.send(peer, Refused(ledger.camera, f"epoch {resume.epoch} is over", None))
+                return
+            self._to_ack.pop(ledger.camera, None)
+            if not self._volatile:
+                self._journal.take_over(ledger.camera, resume.epoch)
+        self._stages.send(peer, ledger.resumed(resume.epoch))
+
+    # ------------------------------------------------------------------------------------------ rolls
+
+    def _take_register(self, peer: bytes, register: Register, ledger: Ledger) -> None:
+        running = self._journal.running_roll()
+        if register.replay and (running is None or running.name != register.replay):
+            if running is not None:
+                reason = f"roll {running.name} runs; a replay needs the line to itself"
+                self._stages.send(peer, Refused(ledger.camera, reason, None))
+                return
+            try:
+                self._journal.start_roll(register.replay, self._recipe, replayed=True)
+            except ConfigError as error:
+                self._stages.send(peer, Refused(ledger.camera, str(error), None))
+                return
+        elif running is not None and running.replayed and not register.replay:
+            reason = f"a replay runs ({running.name})"
+            self._stages.send(peer, Refused(ledger.camera, reason, None))
+            return
+        elif running is None and self._may_begin and self._settings.rolls == "at-start":
+            self._journal.start_roll(None, self._recipe)
+        self._flush()
+        ledger.generation = self._journal.register(ledger.camera)
+        self._acquires[ledger.camera] = peer
+        self._stages.send(peer, self._registered(ledger))
+        if ledger.left:
+            self._journal.set_left(ledger.camera, "")
+            ledger.left = ""
+
+    def _registered(self, ledger: Ledger) -> Registered:
+        running = self._journal.running_roll()
+        roll = running.name if running else ""
+        here = ledger.roll == roll and not ledger.ended
+        mark = ledger.mark if here else None
+        owed = ledger.roll if ledger.roll_start is not None and not ledger.ended and not here else ""
+        return Registered(
+            camera=ledger.camera,
+            generation=ledger.generation,
+            roll=roll,
+            recipe=running.recipe if running else "",
+            replayed=bool(running and running.replayed),
+            started=here and ledger.roll_start is not None,
+            origin=ledger.origin if ledger.origin and ledger.origin.roll == roll else None,
+            inspected_up_to=ledger.inspected_up_to if mark or owed else 0,
+            progress_monotonic_ns=mark.monotonic_ns if mark else 0,
+            progress_utc_ns=mark.utc_ns if mark else 0,
+            boot=mark.boot if mark else "",
+            left=ledger.left,
+            unfinished=owed,
+        )
+
+    def _command(self, command: RollCommand) -> RollState | Refused:
+        """What an operator asks for; the acquires are told again and again which roll is to run."""
+        running = self._journal.running_roll()
+        try:
+            if command.action == "start":
+                if running is not None:
+                    self._journal.end_roll(running.name)
+                self._journal.start_roll(command.roll or None, self._recipe)
+            elif command.action == "end":
+                if running is None:
+                    return Refused("", "no roll is running", None)
+                self._journal.end_roll(command.roll or running.name)
+                self._may_begin = False
+        except ConfigError as error:
+            return Refused("", str(error), None)
+        self._tell_acquires()
+        return self._roll_state()
+
+    def _roll_state(self) -> RollState:
+        running = self._journal.running_roll()
+        roll, recipe = (running.name, running.recipe) if running else ("", "")
+        reached = [one.inspected_up_to if one.roll == roll else 0 for one in self._ledgers.values()]
+        return RollState(roll, recipe, tuple(self._ledgers), tuple(reached))
+
+    def _tell_acquires(self) -> None:
+        running = self._journal.running_roll()
+        told = RollCommand("start", running.name, running.recipe) if running else RollCommand("end", "", "")
+        for peer in self._acquires.values():
+            self._stages.send(peer, told)
+
+    # ------------------------------------------------------------------------------------------ to the journal
+
+    def _due(self) -> bool:
+        if self._volatile and self._clock() >= self._retry_ns:
+            return True
+        if self._batch_since_ns is None:
+            return False
+        waited = self._clock() - self._batch_since_ns
+        return waited >= self._settings.journal.commit_ms * 1e6 or len(self._entries) >= BATCH
+
+    def _flush(self) -> None:
+        """Stores the batch, tells the world, then the workers that it is stored."""
+        entries, marks = self._entries, self._marks
+        self._entries, self._marks, self._batch_since_ns = [], {}, None
+        if self._volatile and self._clock() < self._retry_ns:
+            self._keep_in_memory(entries, marks)
+        else:
+            self._store(entries, marks)
+        for mark in marks.values():
+            self._events.send("progress", replace(mark.progress, snapshot=b""))
+        for camera, peer in self._to_ack.items():
+            ledger = self._ledgers[camera]
+            self._stages.send(peer, Ack(camera, ledger.epoch, ledger.next - 1))
+        self._to_ack = {}
+
+    def _store(self, entries: list[Entry], marks: dict[str, Mark]) -> None:
+        try:
+            if self._volatile:
+                for ledger in self._ledgers.values():
+                    self._journal.take_over(ledger.camera, ledger.epoch)
+            taken = {one.camera: (one.epoch, one.next - 1) for one in self._ledgers.values() if one.next}
+            stored = self._journal.commit([*self._volatile, *entries], {**self._kept_marks, **marks}, taken)
+        except JournalFullError:
+            self.faults = ("disk-full",)
+            self.counters["commits_failed"] += 1
+            self._retry_ns = self._clock() + int(RETRY_S * 1e9)
+            self._keep_in_memory(entries, marks)
+            return
+        self.faults = ()
+        self._volatile.clear()
+        self._kept_marks = {}
+        for published in stored:
+            self._events.send("event", published)
+        self.counters["events"] += len(stored)
+
+    def _keep_in_memory(self, entries: list[Entry], marks: dict[str, Mark]) -> None:
+        """While the disk is full: told at once as not durable, stored and told again with a number later."""
+        self._kept_marks = {**self._kept_marks, **marks}
+        for entry in entries:
+            self._events.send("event", self._not_durable(entry))
+            self._volatile.append(entry)
+            if len(self._volatile) > self._settings.journal.memory_events:
+                self._volatile.popleft()
+                self.counters["events_lost"] += 1
+
+    def _not_durable(self, entry: Entry) -> Published:
+        return Published(
+            self._journal.run, None, False, entry.camera, entry.epoch, entry.origin, entry.utc_ns, entry.needed_ns,
+            entry.replayed, encode(entry.event),
+        )  # fmt: skip
+
+    def _expire(self) -> None:
+        try:
+            if self._journal.expire(self._utc(), cameras=self._camera_names()) >= EXPIRE_ROWS:
+                self._expired_ns = -(1 << 62)  # there is more to delete
+        except JournalFullError:
+            self.faults = ("disk-full",)
+
+    # ------------------------------------------------------------------------------------------ to the world
+
+    def _hear_public(self) -> int:
+        came = 0
+        while came < MESSAGES_A_TURN and (received := self._backfill.receive()) is not None:
+            came += 1
+            if isinstance(received.message, Since):
+                self._answer(received.peer, received.message)
+            else:
+                self.counters["unexpected"] += 1
+        while came < MESSAGES_A_TURN and (received := self._control.receive()) is not None:
+            came += 1
+            if isinstance(received.message, RollCommand):
+                self._control.send(received.peer, self._answer_command(received.message))
+            else:
+                self.counters["unexpected"] += 1
+        return came
+
+    def _answer_command(self, command: RollCommand) -> Message:
+        try:
+            return self._command(command)
+        except JournalFullError as error:
+            return Refused("", str(error), None)
+
+    def _answer(self, peer: bytes, since: Since) -> None:
+        journal = self._journal
+        known = since.run in ("", journal.run)
+        events = journal.since(since.sequence, min(since.limit, BACKFILL)) if known else []
+        up_to = since.sequence if known else 0
+        for event in events:
+            self._backfill.send(peer, event)
+            up_to = event.sequence or up_to
+        self._backfill.send(peer, Caught(journal.run, journal.last, journal.oldest, up_to))
+
+    def _report(self) -> None:
+        self._tell_acquires()
+        counters = {
+            "last_sequence": self._journal.last,
+            "not_durable": len(self._volatile),
+            **self.counters,
+            **{
+                f"dropped_{name}": count
+                for link in self._links
+                for name, count in link.counters.items()
+            },
+        }  # fmt: skip
+        self._events.send(
+            "status", Status("publisher", "", "publishing", self.faults, counters, self._clock())
+        )  # fmt: skip

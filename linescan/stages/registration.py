@@ -1,0 +1,86 @@
+"""Acquire's side of the link to the publisher: which roll runs, and what it must be told until it has kept it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from linescan.messages import Kept, Leaving, Message, Origin, Refused, Register, Registered, RollCommand, Status
+from linescan.transport import Client
+
+REPEAT_S = 0.5
+
+
+class Registration:
+    """Asks and tells, again and again until it is answered; never waits.
+
+    Args:
+        link: to the publisher.
+        replay: name of the roll that a replay wants; empty for a camera.
+        clock_ns: monotonic time.
+    """
+
+    def __init__(self, link: Client, camera: str, replay: str, clock_ns: Callable[[], int]) -> None:
+        self._link, self._camera, self._clock = link, camera, clock_ns
+        self.answer: Registered | None = None
+        self.refused: Refused | None = None
+        self.wanted: RollCommand | None = None  # the roll that is to run, as the publisher last said it
+        self._owed: dict[str, Message] = {"register": Register(camera, replay)}
+        self._told_ns: int | None = None
+
+    @property
+    def owes(self) -> bool:
+        """Whether something is not yet in the journal."""
+        return bool(self._owed)
+
+    def keep_origin(self, origin: Origin) -> None:
+        self._owe("origin", origin)
+
+    def leave(self, leaving: Leaving) -> None:
+        self._owe("leaving", leaving)
+
+    def end_replay(self, roll: str) -> None:
+        self._link.send(RollCommand("end", roll, ""))
+
+    def report(self, status: Status) -> None:
+        self._link.send(status)
+
+    def turn(self) -> None:
+        """Takes what came; repeats what is owed."""
+        while (received := self._link.receive()) is not None:
+            self._take(received.message)
+        now = self._clock()
+        if self._owed and (self._told_ns is None or now - self._told_ns > REPEAT_S * 1e9):
+            self._told_ns = now
+            for message in self._owed.values():
+                self._link.send(message)
+
+    def _owe(self, what: str, message: Message) -> None:
+        self._owed[what] = message
+        self._told_ns = None
+
+    def _take(self, message: Message) -> None:
+        if isinstance(message, Registered) and self.answer is None:
+            self.answer = message
+            self._owed.pop("register", None)
+        elif isinstance(message, Refused):
+            self.refused = message
+        elif isinstance(message, Kept):
+            self._kept(message)
+        elif isinstance(message, RollCommand):
+            self.wanted = message
+
+    def _kept(self, kept: Kept) -> None:
+        origin = self._owed.get("origin")
+        if isinstance(origin, Origin) and origin.roll == kept.roll:
+            del self._owed["origin"]
+        if not kept.roll:
+            self._owed.pop("leaving", None)
+
+
+def boot_id() -> str:
+    """Names this run of the machine: monotonic times of another one mean nothing here."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except OSError:
+        return "unknown"

@@ -1,0 +1,236 @@
+"""Events for whoever wants them: each once, in order, over disconnections and restarts of the publisher."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter, OrderedDict
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from linescan.errors import MessageError
+from linescan.line import Line
+from linescan.messages import Caught, Message, Progress, Published, Since, Status, decode
+from linescan.transport import Network
+from linescan.transport.keys import load_keys
+from linescan.transport.zeromq import ZmqNetwork
+
+ASK_S = 0.5  # between tries to fetch what is missing
+PORTION = 200  # events asked for at once
+HELD = 10_000  # events kept beyond a hole, and names kept of those that came before they had a number
+POLL_S = 0.2
+
+
+@dataclass(frozen=True)
+class Event:
+    """An event: `message` is a RollStart, Region, Gap or RollEnd.
+
+    `sequence` is its row in the journal of `run`; None while the publisher's disk is full and it is not yet stored.
+    `needed_ns` is the monotonic time at which the last line behind it had come, 0 where unknown.
+    """
+
+    message: Message
+    run: str
+    sequence: int | None
+    utc_ns: int
+    needed_ns: int
+    replayed: bool
+
+
+class Subscriber:
+    """Takes what the publisher says as it comes and fetches from the journal what it missed; never waits in itself.
+
+    Args:
+        since: deliver what comes after that sequence number; None: from now on.
+        on_status, on_progress: told of heartbeats and of how far the inspection is, which have no numbers.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        events_endpoint: str,
+        backfill_endpoint: str,
+        since: int | None = None,
+        *,
+        on_status: Callable[[Status], object] = lambda _: None,
+        on_progress: Callable[[Progress], object] = lambda _: None,
+        clock_ns: Callable[[], int] = time.monotonic_ns,
+    ) -> None:
+        self._live = network.subscription(events_endpoint, ["event", "progress", "status"])
+        self._backfill = network.client(backfill_endpoint)
+        self._network, self._clock = network, clock_ns
+        self._on_status, self._on_progress = on_status, on_progress
+        self.run = ""
+        self.last = since if since is not None else 0
+        self._from_now = since is None
+        self._known_last = -1  # of the publisher; −1: it has not said
+        self._held: dict[int, Published] = {}
+        self._volatile: OrderedDict[tuple[str, int, int], None] = OrderedDict()  # delivered before they were numbered
+        self._asked_ns = -(1 << 62)
+        self.counters: Counter[str] = Counter()
+
+    def take(self, timeout_s: float = 0.0) -> list[Event]:
+        """What is next, in order; empty where nothing came within the time."""
+        if timeout_s:
+            self._network.wait((self._live, self._backfill), timeout_s)
+        events: list[Event] = []
+        for link in (self._live, self._backfill):
+            while (received := link.receive()) is not None:
+                events += self._take(received.message)
+        self._ask()
+        return events
+
+    def close(self) -> None:
+        self._live.close()
+        self._backfill.close()
+
+    def _take(self, message: Message) -> list[Event]:
+        if isinstance(message, Published):
+            return self._take_published(message)
+        if isinstance(message, Caught):
+            return self._take_caught(message)
+        if isinstance(message, Status):
+            if message.stage == "publisher":
+                self._known_last = max(self._known_last, message.counters.get("last_sequence", -1))
+            self._on_status(message)
+        elif isinstance(message, Progress):
+            self._on_progress(message)
+        else:
+            self.counters["unexpected"] += 1
+        return []
+
+    def _take_published(self, published: Published) -> list[Event]:
+        if self.run and published.run != self.run:
+            self._begin_run(published.run)
+        if published.sequence is None:
+            return self._deliver_volatile(published)
+        if not self.run or self._from_now:
+            self._asked_ns = -(1 << 62)  # where to begin is asked first
+            self._hold(published)
+            return []
+        self._hold(published)
+        return self._deliver()
+
+    def _hold(self, published: Published) -> None:
+        sequence = published.sequence or 0
+        if sequence > self.last and (len(self._held) < HELD or sequence == self.last + 1):
+            self._held[sequence] = published
+        self._known_last = max(self._known_last, sequence)
+
+    def _take_caught(self, caught: Caught) -> list[Event]:
+        if caught.run != self.run:
+            if self.run:
+                self._begin_run(caught.run)
+            self.run = caught.run
+        if self._from_now:
+            self._from_now = False
+            self.last = caught.last
+        self._known_last = caught.last
+        if self.last < caught.oldest - 1:
+            self.counters["missed"] += caught.oldest - 1 - self.last  # deleted by the journal's retention
+            self.last = caught.oldest - 1
+        self.last = min(self.last, caught.last)  # a number from another journal
+        events = self._deliver()
+        if self.last < self._known_last:
+            self._asked_ns = -(1 << 62)
+        return events
+
+    def _begin_run(self, run: str) -> None:
+        """The journal is another one: its rows count from 1."""
+        self.counters["runs"] += 1
+        self.run, self.last, self._known_last = run, 0, -1
+        self._held.clear()
+        self._volatile.clear()
+
+    def _deliver(self) -> list[Event]:
+        events: list[Event] = []
+        for sequence in [one for one in self._held if one <= self.last]:
+            del self._held[sequence]
+        while (published := self._held.pop(self.last + 1, None)) is not None:
+            self.last += 1
+            if self._volatile.pop(_name(published), 0) is None:
+                continue  # was delivered when it had no number yet
+            events += self._event(published)
+        return events
+
+    def _deliver_volatile(self, published: Published) -> list[Event]:
+        name = _name(published)
+        if name in self._volatile:
+            return []
+        self._volatile[name] = None
+        if len(self._volatile) > HELD:
+            self._volatile.popitem(last=False)
+        return self._event(published)
+
+    def _event(self, published: Published) -> list[Event]:
+        try:
+            message = decode(published.event)
+        except MessageError:
+            self.counters["garbage"] += 1
+            return []
+        return [
+            Event(message, published.run, published.sequence, published.utc_ns, published.needed_ns, published.replayed)
+        ]
+
+    def _ask(self) -> None:
+        complete = self.run and not self._from_now and self._known_last <= self.last and not self._held
+        if complete or self._clock() - self._asked_ns < ASK_S * 1e9:
+            return
+        self._asked_ns = self._clock()
+        limit = 0 if self._from_now else PORTION
+        self._backfill.send(Since(self.run, self.last, limit))
+
+
+def _name(published: Published) -> tuple[str, int, int]:
+    return (published.camera, published.epoch, published.origin)
+
+
+class Events:
+    """A subscription to iterate over, with `for` or with `async for`; close it, or use it as a context manager."""
+
+    def __init__(self, line: Line, since: int | None, **told: Any) -> None:
+        keys = line.settings.transport.keys
+        self._network = ZmqNetwork(load_keys(line.file(keys)) if keys is not None else None)
+        self.subscriber = Subscriber(
+            self._network, line.events_endpoint, line.backfill_endpoint, since, **told
+        )  # fmt: skip
+        self._thread: ThreadPoolExecutor | None = None
+
+    def take(self, timeout_s: float = POLL_S) -> list[Event]:
+        """What came within the time; empty where nothing did."""
+        return self.subscriber.take(timeout_s)
+
+    def __iter__(self) -> Iterator[Event]:
+        while True:
+            yield from self.take()
+
+    async def __aiter__(self) -> AsyncIterator[Event]:
+        if self._thread is None:
+            self._thread = ThreadPoolExecutor(1)  # sockets belong to one thread at a time
+        loop = asyncio.get_running_loop()
+        while True:
+            for event in await loop.run_in_executor(self._thread, self.take):
+                yield event
+
+    def close(self) -> None:
+        if self._thread is not None:
+            self._thread.shutdown()
+        self._network.close()
+
+    def __enter__(self) -> Events:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.close()
+
+
+def subscribe(config: str | Path, since: int | None = None, **told: Any) -> Events:
+    """The events of the line in `config`: from now on, or all after sequence `since` (0: from the journal's first).
+
+    Each event comes once and in order, also over restarts of the publisher and of the network between. `on_status` and
+    `on_progress` may be given, see Subscriber. Raises ConfigError.
+    """
+    return Events(Line(Path(config)), since, **told)
