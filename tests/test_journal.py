@@ -17,9 +17,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from linescan import journal as module
 from linescan.errors import ConfigError, PeerError
 from linescan.journal import EXPIRE_ROWS, CameraState, Entry, Journal, JournalFullError, Mark, RunningRoll
+from linescan.journal import file as module
 from linescan.line import JournalSettings
 from linescan.messages import (
     Gap,

@@ -10,156 +10,27 @@ A journal belongs to the thread that opened it. Every write can raise JournalFul
 from __future__ import annotations
 
 import dataclasses
-import fcntl
 import os
 import sqlite3
 import time
-import uuid
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 from linescan.errors import ConfigError, MessageError, PeerError
+from linescan.journal.file import ADVICE, BUSY_S, check, create, explained, locked
+from linescan.journal.records import CameraRow, CameraState, Entry, Left, Mark, RunningRoll
 from linescan.line import JournalSettings
-from linescan.messages import Message, Origin, Progress, Published, RollEnd, RollStart, decode, encode
+from linescan.messages import Message, Origin, Progress, Published, RollStart, decode, encode
 
-APPLICATION_ID = 0x4C534A4E  # "LSJN"
-SCHEMA_VERSION = 1  # of the tables, and of the messages in them: a new messages.VERSION needs a new one here
-BUSY_S = 2.0
-CHECKPOINT_PAGES = 1000
-LOG_BYTES = 16 << 20
-WHOLE_CHECK_BYTES = 64 << 20  # larger files are checked in part at the start: the whole would take too long
 EXPIRE_ROWS = 500  # deleted by one call: a few milliseconds
 CLOCK_STEP_NS = 86_400 * 10**9
 
-_FULL = ("SQLITE_FULL", "SQLITE_IOERR_WRITE", "SQLITE_IOERR_SHMSIZE")  # the second is what a quota answers
-_DAMAGED = ("SQLITE_CORRUPT", "SQLITE_NOTADB", "malformed", "not a database")  # the last two: Python 3.10
-_ADVICE = "put back a copy, or move it, its -wal and its -shm away: then a new run begins at sequence 1"
-_SCHEMA = f"""
-BEGIN;
-CREATE TABLE journal (run TEXT NOT NULL, named_rolls INTEGER NOT NULL);
-CREATE TABLE events (sequence INTEGER PRIMARY KEY AUTOINCREMENT, camera TEXT NOT NULL, epoch INTEGER NOT NULL,
-    origin INTEGER NOT NULL, utc_ns INTEGER NOT NULL, needed_ns INTEGER NOT NULL, replayed INTEGER NOT NULL,
-    event BLOB NOT NULL);
-CREATE INDEX events_by_stamp ON events (camera, epoch, origin);
-CREATE TABLE cameras (camera TEXT PRIMARY KEY, generation INTEGER NOT NULL, epoch INTEGER NOT NULL,
-    origin INTEGER NOT NULL, roll TEXT NOT NULL, roll_start BLOB, ended INTEGER NOT NULL, left_by TEXT NOT NULL,
-    after_epoch INTEGER NOT NULL, after_origin INTEGER NOT NULL);
-CREATE TABLE marks (camera TEXT PRIMARY KEY, roll TEXT NOT NULL, epoch INTEGER NOT NULL, origin INTEGER NOT NULL,
-    progress BLOB NOT NULL, monotonic_ns INTEGER NOT NULL, utc_ns INTEGER NOT NULL, boot TEXT NOT NULL);
-CREATE TABLE origins (camera TEXT PRIMARY KEY, roll TEXT NOT NULL, origin BLOB NOT NULL);
-CREATE TABLE rolls (roll TEXT PRIMARY KEY, recipe TEXT NOT NULL, replayed INTEGER NOT NULL,
-    running INTEGER NOT NULL);
-CREATE UNIQUE INDEX running_roll ON rolls (running) WHERE running;
-PRAGMA application_id = {APPLICATION_ID};
-PRAGMA user_version = {SCHEMA_VERSION};
-"""
-
-
-Left = Literal["", "shutdown", "camera-lost"]  # why acquire stopped; empty: it did not say
-
-
-class JournalFullError(PeerError):
-    """The disk has no room: nothing was written, and the same call may succeed later."""
-
-
-@dataclass(frozen=True)
-class Entry:
-    """An event to be stored, with epoch, sequence (`origin`) and `needed_ns` of the worker's stamp."""
-
-    camera: str
-    epoch: int
-    origin: int
-    utc_ns: int
-    event: Message
-    needed_ns: int = 0
-    replayed: bool = False
-
-
-@dataclass(frozen=True)
-class Mark:
-    """A Progress to be stored, one a camera, with its stamp and the time at which it came."""
-
-    epoch: int
-    origin: int
-    progress: Progress
-    monotonic_ns: int
-    utc_ns: int
-    boot: str
-
-
-class RunningRoll(NamedTuple):
-    name: str
-    recipe: str
-    replayed: bool
-
-
-@dataclass(frozen=True)
-class CameraState:
-    """All that is known of one camera.
-
-    `generation` counts registrations; `epoch` is the newest that took over (−1: none) and `origin_sequence` the
-    highest stamp taken under it (−1: none). `roll_start` is the last roll as it was last announced, and `ended` whether
-    it is over; `mark` is its last progress, `recent` its events with stamps after the mark's. `origin` is of the roll
-    that runs here or at the publisher.
-    """
-
-    generation: int = 0
-    epoch: int = -1
-    origin_sequence: int = -1
-    roll_start: RollStart | None = None
-    mark: Mark | None = None
-    ended: bool = False
-    origin: Origin | None = None
-    left: Left = ""
-    recent: tuple[Published, ...] = ()
-
-
-@dataclass
-class _Row:
-    """A camera's row in the file; `after_…` is the stamp after which its events are recent."""
-
-    generation: int = 0
-    epoch: int = -1
-    origin: int = -1
-    roll: str = ""
-    roll_start: bytes | None = None
-    ended: int = 0
-    left_by: Left = ""
-    after_epoch: int = -1
-    after_origin: int = -1
-
-    def stamp(self, epoch: int, origin: int) -> None:
-        self.epoch, self.origin = max((self.epoch, self.origin), (epoch, origin))
-
-    def add(self, entry: Entry) -> None:
-        self.stamp(entry.epoch, entry.origin)
-        event = entry.event
-        if isinstance(event, RollStart):
-            # the running roll announced once more (a new worker with other settings): its progress must not be lost
-            if event.roll != self.roll:
-                self.roll, self.ended = event.roll, 0
-                self.after_epoch, self.after_origin = entry.epoch, entry.origin - 1
-            self.roll_start = encode(event)
-        elif isinstance(event, RollEnd) and event.roll == self.roll:
-            self.ended = 1
-
-    def add_mark(self, mark: Mark) -> bool:
-        """False for one that says nothing new: of a roll that is over, or older than the last."""
-        self.stamp(mark.epoch, mark.origin)
-        stamp = (mark.epoch, mark.origin)
-        if mark.progress.roll != self.roll or stamp <= (self.after_epoch, self.after_origin):
-            return False
-        self.after_epoch, self.after_origin = stamp
-        return True
-
-
 _Decoded = TypeVar("_Decoded", bound=Message)
-_COLUMNS = ", ".join(field.name for field in dataclasses.fields(_Row))
+_COLUMNS = ", ".join(field.name for field in dataclasses.fields(CameraRow))
 
 
 class Journal:
@@ -173,14 +44,14 @@ class Journal:
         self.path = path
         self._settings = settings
         self._clock_offset_ns: int | None = None
-        with ExitStack() as stack, _explained(path):
-            stack.callback(os.close, _locked(path))
+        with ExitStack() as stack, explained(path):
+            stack.callback(os.close, locked(path))
             if not path.exists():
-                _create(path)
+                create(path)
             self._db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=rw", uri=True, timeout=BUSY_S,
                                        isolation_level=None)  # fmt: skip
             stack.callback(self._db.close)
-            _check(self._db, path)
+            check(self._db, path)
             self.run: str = self._one("SELECT run FROM journal")[0]
             self.last: int = self._one("SELECT coalesce(max(seq), 0) FROM sqlite_sequence")[0]
             self.oldest: int = self._one("SELECT min(sequence) FROM events")[0] or self.last + 1
@@ -338,7 +209,7 @@ class Journal:
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
-        with _explained(self.path):
+        with explained(self.path):
             self._db.execute("BEGIN IMMEDIATE")
             try:
                 yield
@@ -349,17 +220,17 @@ class Journal:
                 raise
 
     @contextmanager
-    def _changed(self, camera: str) -> Iterator[_Row]:
+    def _changed(self, camera: str) -> Iterator[CameraRow]:
         row = self._row(camera)
         yield row
         values = dataclasses.astuple(row)
         marks = ", ?" * len(values)
         self._db.execute(f"REPLACE INTO cameras (camera, {_COLUMNS}) VALUES (?{marks})", (camera, *values))
 
-    def _row(self, camera: str) -> _Row:
-        return _Row(*next(iter(self._all(f"SELECT {_COLUMNS} FROM cameras WHERE camera = ?", camera)), ()))
+    def _row(self, camera: str) -> CameraRow:
+        return CameraRow(*next(iter(self._all(f"SELECT {_COLUMNS} FROM cameras WHERE camera = ?", camera)), ()))
 
-    def _recent(self, camera: str, row: _Row) -> list[Published]:
+    def _recent(self, camera: str, row: CameraRow) -> list[Published]:
         if not row.roll:
             return []
         after = (row.after_epoch, row.after_origin)
@@ -413,95 +284,15 @@ class Journal:
         try:
             message = decode(packed)
         except MessageError as error:
-            raise PeerError(f"{self.path}: a stored message is damaged ({error}); {_ADVICE}") from error
+            raise PeerError(f"{self.path}: a stored message is damaged ({error}); {ADVICE}") from error
         if not isinstance(message, kind):
-            raise PeerError(f"{self.path}: found a {type(message).__name__} for a {kind.__name__}; {_ADVICE}")
+            raise PeerError(f"{self.path}: found a {type(message).__name__} for a {kind.__name__}; {ADVICE}")
         return message
 
     def _all(self, statement: str, *values: Any) -> list[Any]:
-        with _explained(self.path):
+        with explained(self.path):
             # fetched whole: an open cursor would keep the log from being begun anew
             return self._db.execute(statement, values).fetchall()
 
     def _one(self, statement: str, *values: Any) -> Any:
         return self._all(statement, *values)[0]
-
-
-# ------------------------------------------------------------------------------------------ the file
-
-
-def _locked(path: Path) -> int:
-    """Takes the journal for this process by a lock file beside it; returns its descriptor."""
-    path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
-    descriptor = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o640)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        os.close(descriptor)
-        raise PeerError(f"{path}: another process writes this journal; a line has one publisher") from error
-    return descriptor
-
-
-def _create(path: Path) -> None:
-    """Makes an empty journal: it gets its name when it is whole, so a file found later is one, or is damaged."""
-    if Path(f"{path}-wal").exists():
-        raise PeerError(f"{path}: missing, but its -wal is there; {_ADVICE}")
-    temporary = path.with_name(f".{path.name}.new")
-    for leftover in (temporary, Path(f"{temporary}-wal"), Path(f"{temporary}-shm"), Path(f"{temporary}-journal")):
-        leftover.unlink(missing_ok=True)
-    os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o640))  # -wal and -shm take its mode
-    db = sqlite3.connect(temporary, isolation_level=None)
-    try:
-        db.executescript(_SCHEMA)
-        db.execute("INSERT INTO journal VALUES (?, 0)", (str(uuid.uuid4()),))
-        db.execute("COMMIT")
-        db.execute("PRAGMA journal_mode = WAL")
-    finally:
-        db.close()
-    temporary.rename(path)
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-
-
-def _check(db: sqlite3.Connection, path: Path) -> None:
-    """Finds out what the file is before anything is written to it, then sets how it is written."""
-    if path.stat().st_size == 0:
-        raise PeerError(f"{path}: damaged, it is empty; {_ADVICE}")
-    application, version = (db.execute(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version"))
-    if application != APPLICATION_ID:
-        raise PeerError(f"{path}: an SQLite file, but no journal of linescan (application id {application:#x})")
-    if version != SCHEMA_VERSION:
-        raise PeerError(f"{path}: a journal of version {version}; this linescan reads version {SCHEMA_VERSION}")
-    tables = ["journal", "cameras", "marks", "origins", "rolls"]
-    small = path.stat().st_size <= WHOLE_CHECK_BYTES
-    found = [db.execute(f"PRAGMA quick_check({what})").fetchone()[0] for what in (["1"] if small else tables)]
-    if set(found) != {"ok"}:
-        raise PeerError(f"{path}: damaged ({' '.join(max(found).split())}); {_ADVICE}")
-    mode = db.execute("PRAGMA journal_mode = WAL").fetchone()[0]
-    if mode != "wal":
-        raise PeerError(f"{path}: this file system has no write-ahead log for SQLite (mode {mode!r})")
-    for setting in ("synchronous = FULL", f"wal_autocheckpoint = {CHECKPOINT_PAGES}",
-                    f"journal_size_limit = {LOG_BYTES}", "cell_size_check = ON", "trusted_schema = OFF",
-                    "temp_store = MEMORY"):  # fmt: skip
-        db.execute(f"PRAGMA {setting}").fetchall()
-
-
-@contextmanager
-def _explained(path: Path) -> Iterator[None]:
-    """Turns what SQLite or the system says into PeerError; wrong use of either passes through."""
-    try:
-        yield
-    except OSError as error:
-        raise PeerError(f"{path}: cannot be opened: {error.strerror}") from error
-    except sqlite3.DatabaseError as error:
-        if isinstance(error, (sqlite3.ProgrammingError, sqlite3.IntegrityError)):
-            raise
-        said = f"{getattr(error, 'sqlite_errorname', '')} {error}".strip()  # Python 3.10 has no names
-        if any(name in said for name in (*_FULL, "disk is full")):
-            raise JournalFullError(f"{path}: cannot be written: {error}") from error
-        if any(name in said for name in _DAMAGED):
-            raise PeerError(f"{path}: damaged ({error}); {_ADVICE}") from error
-        raise PeerError(f"{path}: {error}") from error
