@@ -7,7 +7,6 @@ from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import replace
 
-from linescan.errors import ConfigError
 from linescan.journal import EXPIRE_ROWS, Entry, Journal, JournalFullError, Mark
 from linescan.line import Line
 from linescan.messages import (
@@ -36,6 +35,7 @@ from linescan.messages import (
 )
 from linescan.stages.ledger import Ledger, Verdict
 from linescan.stages.registration import boot_id
+from linescan.stages.rolls import Rolls
 from linescan.transport import Network, Received
 
 BATCH = 200  # events in one commit
@@ -60,7 +60,8 @@ class Publisher:
     ) -> None:
         self._settings, self._journal, self._network = line.settings, journal, network
         self._clock, self._utc = clock_ns, utc_ns
-        self._recipe = line.file(line.settings.recipe).stem
+        recipe = line.file(line.settings.recipe).stem
+        self._rolls = Rolls(journal, recipe, begins=line.settings.rolls == "at-start")
         self._stages = network.server(line.stages_endpoint)
         self._events = network.publication(line.events_endpoint)
         self._backfill = network.server(line.backfill_endpoint)
@@ -75,7 +76,6 @@ class Publisher:
         self._volatile: deque[Entry] = deque()  # told to the world, not yet on the disk
         self._kept_marks: dict[str, Mark] = {}
         self._retry_ns = 0
-        self._may_begin = True  # a roll by itself, until an operator has ended one
         self._reported_ns = self._expired_ns = -(1 << 62)
         self.counters: Counter[str] = Counter()
         self.faults: tuple[str, ...] = ()
@@ -183,82 +183,22 @@ class Publisher:
     # ------------------------------------------------------------------------------------------ rolls
 
     def _take_register(self, peer: bytes, register: Register, ledger: Ledger) -> None:
-        running = self._journal.running_roll()
-        if register.replay and (running is None or running.name != register.replay):
-            if running is not None:
-                reason = f"roll {running.name} runs; a replay needs the line to itself"
-                self._stages.send(peer, Refused(ledger.camera, reason, None))
-                return
-            try:
-                self._journal.start_roll(register.replay, self._recipe, replayed=True)
-            except ConfigError as error:
-                self._stages.send(peer, Refused(ledger.camera, str(error), None))
-                return
-        elif running is not None and running.replayed and not register.replay:
-            reason = f"a replay runs ({running.name})"
-            self._stages.send(peer, Refused(ledger.camera, reason, None))
-            return
-        elif running is None and self._may_begin and self._settings.rolls == "at-start":
-            self._journal.start_roll(None, self._recipe)
-        self._flush()
-        ledger.generation = self._journal.register(ledger.camera)
-        self._acquires[ledger.camera] = peer
-        self._stages.send(peer, self._registered(ledger))
-        if ledger.left:
-            self._journal.set_left(ledger.camera, "")
-            ledger.left = ""
-
-    def _registered(self, ledger: Ledger) -> Registered:
-        running = self._journal.running_roll()
-        roll = running.name if running else ""
-        here = ledger.roll == roll and not ledger.ended
-        mark = ledger.mark if here else None
-        owed = ledger.roll if ledger.roll_start is not None and not ledger.ended and not here else ""
-        return Registered(
-            camera=ledger.camera,
-            generation=ledger.generation,
-            roll=roll,
-            recipe=running.recipe if running else "",
-            replayed=bool(running and running.replayed),
-            started=here and ledger.roll_start is not None,
-            origin=ledger.origin if ledger.origin and ledger.origin.roll == roll else None,
-            inspected_up_to=ledger.inspected_up_to if mark or owed else 0,
-            progress_monotonic_ns=mark.monotonic_ns if mark else 0,
-            progress_utc_ns=mark.utc_ns if mark else 0,
-            boot=mark.boot if mark else "",
-            left=ledger.left,
-            unfinished=owed,
-        )
+        self._flush()  # what is answered must be what is stored
+        answer = self._rolls.register(register, ledger)
+        if isinstance(answer, Registered):
+            self._acquires[ledger.camera] = peer
+        self._stages.send(peer, answer)
 
     def _command(self, command: RollCommand) -> RollState | Refused:
         """What an operator asks for; the acquires are told again and again which roll is to run."""
-        running = self._journal.running_roll()
-        try:
-            if command.action == "start":
-                if running is not None:
-                    self._journal.end_roll(running.name)
-                self._journal.start_roll(command.roll or None, self._recipe)
-            elif command.action == "end":
-                if running is None:
-                    return Refused("", "no roll is running", None)
-                self._journal.end_roll(command.roll or running.name)
-                self._may_begin = False
-        except ConfigError as error:
-            return Refused("", str(error), None)
+        answer = self._rolls.command(command, self._ledgers)
         self._tell_acquires()
-        return self._roll_state()
-
-    def _roll_state(self) -> RollState:
-        running = self._journal.running_roll()
-        roll, recipe = (running.name, running.recipe) if running else ("", "")
-        reached = [one.inspected_up_to if one.roll == roll else 0 for one in self._ledgers.values()]
-        return RollState(roll, recipe, tuple(self._ledgers), tuple(reached))
+        return answer
 
     def _tell_acquires(self) -> None:
-        running = self._journal.running_roll()
-        told = RollCommand("start", running.name, running.recipe) if running else RollCommand("end", "", "")
+        wanted = self._rolls.wanted
         for peer in self._acquires.values():
-            self._stages.send(peer, told)
+            self._stages.send(peer, wanted)
 
     # ------------------------------------------------------------------------------------------ to the journal
 
