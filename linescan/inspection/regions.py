@@ -5,6 +5,7 @@ Coordinates here are scaled pixels of one segment. Memory is bounded by the widt
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
@@ -260,7 +261,7 @@ def _next_part(region: OpenRegion) -> OpenRegion:
 
 
 def _copy(region: OpenRegion) -> OpenRegion:
-    return OpenRegion(**asdict(region))
+    return copy.copy(region)  # of plain values
 
 
 def _closed(region: OpenRegion) -> RegionPhase:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -28,7 +29,10 @@ Reconstruct = Callable[[Tensor], Tensor]
 
 # Beyond this a reconstruction of a [0, 1] web is a fault of the model, and its square may leave float32.
 ABSURD = 1e4
-PATCHES_AT_ONCE = 1024  # grid rows are gathered up to this many patches before the model is called
+PATCHES_AT_ONCE = 1024  # grid rows of up to this many patches go through the stages together
+CPU_PIECE = (
+    64  # patches that one call of the model takes on a CPU: few enough to stay in its cache until they are added
+)
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,19 @@ class Band:
     inspected: Tensor
     faulty: Tensor
 
+    def part(self, first: int, end: int) -> Band:
+        """Rows first…end−1 of this band."""
+        rows = slice(first, end)
+        return Band(
+            self.row + first,
+            self.web[:, rows],
+            self.reconstruction[:, rows],
+            self.score[rows],
+            self.opened[rows],
+            self.inspected[rows],
+            self.faulty[rows],
+        )
+
 
 class Segment:
     """Inspects a stretch of lines without a gap.
@@ -55,7 +72,8 @@ class Segment:
         settings: what decides the result.
         columns: W, scaled columns that are inspected.
         reconstruct: N×C×P×P float32 patches in [0, 1] → their reconstructions; each patch for itself. It may not
-            keep the patches: the next call overwrites them.
+            keep the patches: the next call overwrites them. Where it has a `batch`, it is called with whole multiples
+            of that many patches as far as they go.
         resume_row: rows before it were final in an earlier run; `first_row_needed` says from where to feed again.
     """
 
@@ -78,9 +96,11 @@ class Segment:
         self._columns = columns
         self._device = device
         self._rows_at_once = max(1, PATCHES_AT_ONCE // len(self._grid))
-        # filled again for each call of the model: fresh memory of this size costs more than the copy
+        batch: int = getattr(reconstruct, "batch", 1)
+        piece = max(1, (CPU_PIECE if device.type == "cpu" else PATCHES_AT_ONCE) // batch) * batch
+        # filled again for each call of the model: fresh memory costs more than the copy
         p = settings.patch_size
-        self._patches = torch.empty(self._rows_at_once * len(self._grid), settings.channels, p, p, device=device)
+        self._patches = torch.empty(piece, settings.channels, p, p, device=device)
 
         first = first_row_needed(settings, resume_row)
         self._grid_row = first // settings.stride
@@ -109,11 +129,12 @@ class Segment:
             complete = (self._web.end - p) // s - self._grid_row + 1
             # in even portions, so that a small last one does not leave most of a batch empty
             portion = -(-complete // -(-complete // self._rows_at_once))
-            for line in self._add_grid_rows([(self._grid_row + i) * s for i in range(portion)]):
-                self._grid_row += 1
-                # a later clamped anchor of the segment's end can cover no row before this one
-                self._final = max(self._final, line)
-                bands += self._advance(ended=False)
+            lines = [(self._grid_row + i) * s for i in range(portion)]
+            self._add_grid_rows(lines)
+            self._grid_row += portion
+            # a later clamped anchor of the segment's end can cover no row before the last of them
+            self._final = max(self._final, lines[-1])
+            bands += self._advance([line - self._halo for line in lines])
         self._trim()
         return bands
 
@@ -130,16 +151,33 @@ class Segment:
             return []
         last = max(height - p, 0)
         if last % s or height < p:
-            list(self._add_grid_rows([last]))
+            self._add_grid_rows([last])
         self._final = height
-        return self._advance(ended=True)
+        return self._advance([height], ended=True)
 
-    def _add_grid_rows(self, lines: list[int]) -> list[int]:
-        """Reconstructs the patches of some line anchors in one go and adds them, anchor by anchor."""
-        p = self._settings.patch_size
-        patches = self._patches[: len(lines) * len(self._grid)]
-        for place, line in zip(torch.split(patches, len(self._grid)), lines, strict=True):
-            place.copy_(self._grid.cut(take(self._web.all(), -2, self._patch_rows(line))))
+    def _add_grid_rows(self, lines: list[int]) -> None:
+        """Reconstructs the patches of some line anchors and adds them in (line, column) order, piece by piece."""
+        self._make_room(lines)
+        rows = [take(self._web.all(), -2, self._patch_rows(line)) for line in lines]
+        row, total = len(self._grid), len(lines) * len(self._grid)
+        for first in range(0, total, len(self._patches)):
+            end = min(first + len(self._patches), total)
+            patches = self._patches[: end - first]
+            # (line anchor, first of its patches, the patches' place in the piece)
+            spans = [
+                (i, max(first - i * row, 0), slice(max(i * row, first) - first, min((i + 1) * row, end) - first))
+                for i in range(first // row, -(-end // row))
+            ]
+            for i, column, place in spans:
+                self._grid.cut(rows[i], patches[place], column)
+            reconstructions, sound = self._reconstructed(patches)
+            for i, column, place in spans:
+                if not bool(sound[place].all()):
+                    self._faults.append((lines[i] - self._halo, lines[i] + self._settings.patch_size + self._halo))
+                self._grid.add(reconstructions[place], self._covered(self._total, lines[i]), column)
+
+    def _reconstructed(self, patches: Tensor) -> tuple[Tensor, Tensor]:
+        """The patches' reconstructions, with the web in place of those that cannot be, and which are sound."""
         reconstructions = self._reconstruct(patches)
         if reconstructions.shape != patches.shape:
             raise InspectionError(
@@ -151,29 +189,30 @@ class Segment:
         if not bool(sound.all()):
             # the web in place of the fault keeps it from spreading; its lines are a gap all the same
             reconstructions = torch.where(sound[:, None, None, None], reconstructions, patches)
-        for i, line in enumerate(lines):
-            one = slice(i * len(self._grid), (i + 1) * len(self._grid))
-            if not bool(sound[one].all()):
-                self._faults.append((line - self._halo, line + p + self._halo))
-            self._add(reconstructions[one], line)
-        return lines
+        return reconstructions, sound
 
     def _patch_rows(self, line: int) -> list[int]:
         rows = reflected(line, line + self._settings.patch_size, max(self._web.end, 1))
         return [row - self._web.first for row in rows]
 
-    def _add(self, reconstructions: Tensor, line: int) -> None:
-        p, c = self._settings.patch_size, self._settings.channels
-        missing = line + p - self._total.end
+    def _make_room(self, lines: list[int]) -> None:
+        """Sums over the rows that patches at these line anchors cover; their weights are added already."""
+        missing = lines[-1] + self._settings.patch_size - self._total.end
         if missing > 0:
-            self._total.append(torch.zeros(c, missing, self._grid.width, device=self._device))
+            self._total.append(torch.zeros(self._settings.channels, missing, self._grid.width, device=self._device))
             self._weight.append(torch.zeros(missing, self._grid.width, device=self._device))
-        place = slice(line - self._total.first, line - self._total.first + p)
-        self._grid.add(reconstructions, self._total.all()[:, place])
-        self._weight.all()[place] += self._grid.weight_sum
+        for line in lines:
+            self._covered(self._weight, line).add_(self._grid.weight_sum)
 
-    def _advance(self, ended: bool) -> list[Band]:
-        """Takes the rows whose reconstruction became final through the stages, and hands out what is final."""
+    def _covered(self, sums: Rows, line: int) -> Tensor:
+        """The rows that patches at this line anchor cover."""
+        return sums.all().narrow(-2, line - sums.first, self._settings.patch_size)
+
+    def _advance(self, ends: list[int], ended: bool = False) -> list[Band]:
+        """Takes the rows whose reconstruction became final through the stages; hands out bands up to each of `ends`.
+
+        All rows go through a stage at once, for fewer and larger calls and fewer rows computed twice around a band.
+        """
         height = self._web.end
         residual_end = height if ended else self._final - self._reach
         if residual_end > self._residual_done:
@@ -183,12 +222,12 @@ class Segment:
         if score_end > self._scored:
             self._score.append(self._score_rows(self._scored, score_end))
             self._scored = score_end
-        end = height if ended else self._scored - opening.REACH
-        if end <= self._done:
+        first, ends = self._done, [end for end in ends if end > self._done]
+        if not ends:
             return []
-        band = self._band(self._done, end)
-        self._done = end
-        return [band]
+        self._done = ends[-1]
+        whole = self._band(first, ends[-1])
+        return [whole.part(start - first, end - first) for start, end in pairwise([first, *ends])]
 
     def _residual_rows(self, first: int, end: int) -> Tensor:
         reach = self._reach

@@ -177,18 +177,22 @@ class Journal:
 
     # -------------------------------------------------------------------------------------- rolls
 
-    def start_roll(self, roll: str | None, recipe: str, *, replayed: bool = False) -> str:
+    def start_roll(
+        self, roll: str | None, recipe: str, *, replayed: bool = False, instead_of: str | None = None
+    ) -> str:
         """Begins a roll, named roll-000001 and so on where no name is given; returns its name.
 
-        Raises ConfigError for a name that was ever used, and while another roll runs.
+        Raises ConfigError for a name that was ever used, and while another roll runs than the one it comes `instead_of`,
+        which ends with it.
         """
         running = self.running_roll()
-        if running is not None:
+        if running is not None and running.name != instead_of:
             raise ConfigError(f"roll {running.name!r} is running; end it before another starts")
         with self._transaction():
             name = roll or self._next_name()
             if self._is_used(name):
                 raise ConfigError(f"roll {name!r} was there before; each roll needs a name of its own")
+            self._db.execute("UPDATE rolls SET running = 0 WHERE running")
             self._db.execute("INSERT INTO rolls VALUES (?, ?, ?, 1)", (name, recipe, replayed))
         return name
 

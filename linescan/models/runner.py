@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import sys
 import time
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -17,6 +19,7 @@ Precision = Literal["float32", "bfloat16", "float16"]
 BATCHES = (16, 32, 64)  # candidates on a CPU; larger ones leave its cache
 GPU_BATCH = 256
 TRIAL_SECONDS = 0.4  # for each candidate
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 
 
 @dataclass(frozen=True)
@@ -41,10 +44,12 @@ class Runner:
 
     def __init__(self, bundle: Bundle, execution: Execution) -> None:
         self.execution = execution
+        self.batch = execution.batch
         self.patches = 0  # reconstructed so far
         self.device = torch.device(execution.device)
         self._dtype: torch.dtype = getattr(torch, execution.precision)
         torch.set_num_threads(execution.threads)
+        _keep_freed_memory()
         if self.device.type == "cuda":
             torch.backends.cudnn.benchmark = False
             torch.backends.cudnn.deterministic = True
@@ -98,6 +103,19 @@ def choose_execution(
     if len(candidates) == 1:
         return candidates[0]
     return max(candidates, key=lambda execution: patches_per_second(bundle, execution))
+
+
+def _keep_freed_memory() -> None:
+    """Has glibc keep what a forward frees for the next one.
+
+    Left to itself it hands the activations' memory back to the kernel, depending on what else was freed before, and
+    takes it again page by page: up to half of a forward's time.
+    """
+    if sys.platform == "linux":
+        mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+        if mallopt is not None:
+            mallopt(_M_MMAP_THRESHOLD, 32 << 20)  # the most that glibc takes
+            mallopt(_M_TRIM_THRESHOLD, 256 << 20)
 
 
 def available_threads() -> int:

@@ -127,8 +127,8 @@ class Publisher:
         elif received.stamp is not None:
             self._take_stamped(peer, received.stamp, message, ledger)
         elif isinstance(message, Status):
-            if message.stage == "acquire" and message.state != "draining":
-                self._acquires[ledger.camera] = peer  # a publisher that was started anew learns them so
+            if message.stage == "acquire" and message.state == "acquiring":
+                self._hear_acquire(peer, ledger)
             self._events.send("status", message)
         elif isinstance(message, Resume):
             self._take_resume(peer, message, ledger)
@@ -188,6 +188,13 @@ class Publisher:
         if isinstance(answer, Registered):
             self._acquires[ledger.camera] = peer
         self._stages.send(peer, answer)
+
+    def _hear_acquire(self, peer: bytes, ledger: Ledger) -> None:
+        """One that acquires has had its answer, and a publisher that was started anew learns of it so."""
+        self._acquires[ledger.camera] = peer
+        if ledger.left:
+            self._journal.set_left(ledger.camera, "")
+            ledger.left = ""
 
     def _command(self, command: RollCommand) -> RollState | Refused:
         """What an operator asks for; the acquires are told again and again which roll is to run."""

@@ -38,20 +38,16 @@ class Rolls:
         if refusal:
             return Refused(ledger.camera, refusal, None)
         ledger.generation = self._journal.register(ledger.camera)
-        answer = self._registered(ledger)
-        if ledger.left:
-            self._journal.set_left(ledger.camera, "")
-            ledger.left = ""
-        return answer
+        return self._registered(ledger)
 
     def command(self, command: RollCommand, ledgers: Mapping[str, Ledger]) -> RollState | Refused:
         """What an operator asks for, and how things stand then."""
         running = self._journal.running_roll()
         try:
             if command.action == "start":
-                if running is not None:
-                    self._journal.end_roll(running.name)
-                self._journal.start_roll(command.roll or None, self._recipe)
+                self._journal.start_roll(
+                    command.roll or None, self._recipe, instead_of=running.name if running else None
+                )
             elif command.action == "end":
                 if running is None:
                     return Refused("", "no roll is running", None)
