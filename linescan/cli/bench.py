@@ -56,7 +56,8 @@ def run(args: argparse.Namespace) -> int:
             print(
                 f"end to end, stride {stride}, {chosen.precision}, batch {chosen.batch}: "
                 f"{result.megapixels_per_second:.2f} MPix/s, {result.patches_per_second:.0f} patches/s = "
-                f"{result.ratio:.2f} of the bare forward's {result.bare_patches_per_second:.0f}"
+                f"{result.ratio:.2f} of the bare forward's {result.bare_patches_per_second:.0f} "
+                f"(batch {result.bare_batch})"
             )
     if args.json is not None:
         write_atomically(args.json, json.dumps(figures, indent=1).encode())

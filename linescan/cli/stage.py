@@ -17,6 +17,7 @@ from linescan.errors import CameraLostError
 from linescan.health import Health
 from linescan.journal import Journal
 from linescan.line import Line
+from linescan.metrics import exported
 from linescan.stages.acquire import Acquire, wait_registered
 from linescan.stages.publisher import Publisher
 from linescan.transport.keys import load_keys
@@ -64,11 +65,11 @@ def run_acquire(args: argparse.Namespace) -> int:
     line, health = Line(args.config), Health()
     settings = line.camera(args.camera)
     logger = log.configure("acquire", settings.name)
-    with network_of(line) as network:
+    with network_of(line) as network, exported(line, "acquire", settings.name) as metrics:
         camera = GenicamCamera(settings, line.file(settings.producer), BufferPool())
         with stopped_by_signal() as stop:  # after the camera's library, which sets a handler of its own
             try:
-                acquire = Acquire(line, settings, camera, network)
+                acquire = Acquire(line, settings, camera, network, metrics=metrics)
                 if not wait_registered(acquire, stop.is_set):
                     return 0
                 acquire.begin()
@@ -107,8 +108,14 @@ def run_worker(args: argparse.Namespace) -> int:
     line, health = Line(args.config), Health()
     camera = line.camera(args.camera).name
     logger = log.configure("worker", camera)
-    with network_of(line) as network, stopped_by_signal() as stop:
-        worker = Worker(line, camera, network, lambda stored: Engine(line, stored), name=f"worker-{os.getpid()}")
+    with (
+        network_of(line) as network,
+        exported(line, "worker", camera) as metrics,
+        stopped_by_signal() as stop,
+    ):
+        worker = Worker(
+            line, camera, network, lambda stored: Engine(line, stored), name=f"worker-{os.getpid()}", metrics=metrics
+        )
         ready = False
         while not stop.is_set():
             worker.turn()
@@ -135,8 +142,12 @@ def _settle(worker: Any, drain_s: float) -> bool:
 def run_publisher(args: argparse.Namespace) -> int:
     line, health = Line(args.config), Health()
     logger = log.configure("publisher")
-    with network_of(line) as network, Journal(line.file(line.settings.journal.file), line.settings.journal) as journal:
-        publisher = Publisher(line, journal, network)
+    with (
+        network_of(line) as network,
+        exported(line, "publisher") as metrics,
+        Journal(line.file(line.settings.journal.file), line.settings.journal) as journal,
+    ):
+        publisher = Publisher(line, journal, network, metrics=metrics)
         with stopped_by_signal() as stop:
             health.ready(f"journal {journal.run} at {journal.last}")
             logger.info("publishing", run=journal.run, last=journal.last)

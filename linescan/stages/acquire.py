@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import Counter
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -22,6 +23,7 @@ from linescan.messages import (
     Status,
     StreamEnd,
 )
+from linescan.metrics import NO_METRICS, Meter
 from linescan.stages.frame_server import FrameServer
 from linescan.stages.line_numbers import LineNumbers, line_after_restart
 from linescan.stages.registration import Registration, boot_id
@@ -51,9 +53,10 @@ class Acquire:
         replay: str = "",
         clock_ns: Callable[[], int] = time.monotonic_ns,
         utc_ns: Callable[[], int] = time.time_ns,
+        metrics: Meter = NO_METRICS,
     ) -> None:
         self._settings, self._camera, self._network = settings, camera, network
-        self._clock, self._utc = clock_ns, utc_ns
+        self._clock, self._utc, self._metrics = clock_ns, utc_ns, metrics
         self._transport, self._status_s = line.settings.transport, line.settings.status_s
         self._replay = replay
         self._name = settings.name
@@ -72,6 +75,7 @@ class Acquire:
         self._state = "starting"
         self.lines = 0  # acquired since the start
         self.outside = 0  # lines that came while no roll ran
+        self.counters: Counter[str] = Counter()
 
     # ------------------------------------------------------------------------------------------ beginning
 
@@ -94,6 +98,7 @@ class Acquire:
             generation=answer.generation,
             lease_s=self._transport.lease_s,
             clock_ns=self._clock,
+            metrics=self._metrics,
         )
         if answer.unfinished:  # the roll ended while nobody acquired
             self._add(RollEnd(self._name, answer.unfinished, answer.inspected_up_to, 0, 0, 0))
@@ -145,6 +150,8 @@ class Acquire:
 
     def _read(self) -> bool:
         for _ in range(READS_A_TURN):
+            self._follow_roll()  # between two buffers, or where the web stands still: after what came so far
+            began_ns = self._clock()
             got = self._camera.read()
             if got is None:
                 break
@@ -153,6 +160,7 @@ class Acquire:
                 self._numbers.lost(got)
             else:
                 self._take(got)
+                self._metrics.step("copy", self._clock() - began_ns)
         else:
             return True
         if self._clock() - self._heard_ns > CHECK_S * 1e9:
@@ -167,10 +175,11 @@ class Acquire:
         now = self._clock()
         if now - self._reported_ns > self._status_s * 1e9:
             self._reported_ns = now
-            self._publisher.report(self.status())
+            status = self.status()
+            self._publisher.report(status)
+            self._metrics.status(status)
 
     def _take(self, lines: Lines) -> None:
-        self._follow_roll()
         count = len(lines.pixels)
         self.lines += count
         if not self._roll:
@@ -231,6 +240,9 @@ class Acquire:
 
     def _add(self, message: Frame | Gap | RollStart | RollEnd | StreamEnd, pixels: memoryview | None = None) -> None:
         assert self._server is not None
+        if isinstance(message, Gap):
+            self.counters["gaps"] += 1
+            self.counters["lines_in_gaps"] += message.last_line - message.first_line + 1
         self._server.add(Item(message, pixels, self._clock()))
 
     # ------------------------------------------------------------------------------------------ ending
@@ -281,6 +293,7 @@ class Acquire:
             "lines_outside_rolls": self.outside,
             "encoder_backward": self._numbers.backward,
             "retained_bytes": self._retention.size,
+            **self.counters,
             **(server.counters if server else {}),
             **{f"dropped_{name}": count for name, count in self._frames.counters.items()},
         }

@@ -17,6 +17,7 @@ from linescan.messages import (
     RollStart,
     Stamp,
 )
+from linescan.metrics import NO_METRICS, Meter
 from linescan.stages.retention import Item, Retention
 from linescan.transport import Received, Sent, Server
 
@@ -61,10 +62,11 @@ class FrameServer:
         generation: int,
         lease_s: float,
         clock_ns: Callable[[], int],
+        metrics: Meter = NO_METRICS,
     ) -> None:
         self._server, self._camera, self._retention = server, camera, retention
         self._lease_ns = int(lease_s * 1e9)
-        self._clock = clock_ns
+        self._clock, self._metrics = clock_ns, metrics
         self._epoch = generation << GENERATION_BITS
         self._lease: _Lease | None = None
         self._observers: dict[bytes, _Observer] = {}
@@ -170,7 +172,9 @@ class FrameServer:
             stamp = Stamp(self._camera, lease.epoch, lease.sequence, item.needed_ns)
             if not self._send(_under(item.message, lease.epoch), stamp, item):
                 return
-            lease.credits -= is_frame
+            if is_frame:
+                lease.credits -= 1
+                self._metrics.step("hand-over", self._clock() - item.needed_ns)
             lease.place += 1
             lease.sequence += 1
 

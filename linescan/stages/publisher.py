@@ -33,6 +33,7 @@ from linescan.messages import (
     Status,
     encode,
 )
+from linescan.metrics import NO_METRICS, Meter
 from linescan.stages.ledger import Ledger, Verdict
 from linescan.stages.registration import boot_id
 from linescan.stages.rolls import Rolls
@@ -57,9 +58,10 @@ class Publisher:
         *,
         clock_ns: Callable[[], int] = time.monotonic_ns,
         utc_ns: Callable[[], int] = time.time_ns,
+        metrics: Meter = NO_METRICS,
     ) -> None:
         self._settings, self._journal, self._network = line.settings, journal, network
-        self._clock, self._utc = clock_ns, utc_ns
+        self._clock, self._utc, self._metrics = clock_ns, utc_ns, metrics
         recipe = line.file(line.settings.recipe).stem
         self._rolls = Rolls(journal, recipe, begins=line.settings.rolls == "at-start")
         self._stages = network.server(line.stages_endpoint)
@@ -233,6 +235,7 @@ class Publisher:
         self._to_ack = {}
 
     def _store(self, entries: list[Entry], marks: dict[str, Mark]) -> None:
+        began_ns = self._clock()
         try:
             if self._volatile:
                 for ledger in self._ledgers.values():
@@ -245,11 +248,14 @@ class Publisher:
             self._retry_ns = self._clock() + int(RETRY_S * 1e9)
             self._keep_in_memory(entries, marks)
             return
+        self._metrics.step("commit", self._clock() - began_ns)
         self.faults = ()
         self._volatile.clear()
         self._kept_marks = {}
         for published in stored:
             self._events.send("event", published)
+            if published.needed_ns:
+                self._metrics.step("publish", self._clock() - published.needed_ns)
         self.counters["events"] += len(stored)
 
     def _keep_in_memory(self, entries: list[Entry], marks: dict[str, Mark]) -> None:
@@ -321,6 +327,6 @@ class Publisher:
                 for name, count in link.counters.items()
             },
         }  # fmt: skip
-        self._events.send(
-            "status", Status("publisher", "", "publishing", self.faults, counters, self._clock())
-        )  # fmt: skip
+        status = Status("publisher", "", "publishing", self.faults, counters, self._clock())
+        self._events.send("status", status)
+        self._metrics.status(status)

@@ -32,6 +32,7 @@ from linescan.messages import (
     Status,
     StreamEnd,
 )
+from linescan.metrics import NO_METRICS, Meter
 from linescan.pixels import FORMATS, pixels_of
 from linescan.stages.engine import Engine, OutOfMemory, end_of, progress_of
 from linescan.stages.outbox import Outbox, credit_of
@@ -66,9 +67,10 @@ class Worker:
         *,
         name: str = "worker",
         clock_ns: Callable[[], int] = time.monotonic_ns,
+        metrics: Meter = NO_METRICS,
     ) -> None:
         self._camera, self._name, self._network, self._clock = camera, name, network, clock_ns
-        self._make_engine = make_engine
+        self._make_engine, self._metrics = make_engine, metrics
         self._transport, self._status_s = line.settings.transport, line.settings.status_s
         self._acquire = network.client(line.frames_endpoint(camera))
         self._publisher = network.client(line.stages_endpoint)
@@ -275,7 +277,8 @@ class Worker:
 
     def _push(self, inspector: Inspector, frame: Frame, pixels: NDArray[Any], needed_ns: int) -> None:
         """In portions, so that the sockets are served meanwhile; the portions do not show in the result."""
-        self.frame_since_ns = self._clock()
+        self.frame_since_ns = began_ns = self._clock()
+        self._metrics.step("wait", began_ns - needed_ns)
         rows = max(1, PIXELS_A_PUSH // frame.columns)
         for first in range(0, frame.lines, rows):
             findings = inspector.push(pixels[first : first + rows], frame.first_line + first)
@@ -285,11 +288,17 @@ class Worker:
             if self._inspector is not inspector:
                 break  # shut out meanwhile
         self._lines += frame.lines
+        self._metrics.step("inspect", self._clock() - began_ns)
         self.frame_since_ns = None
 
     def _tell(self, findings: list[Finding], needed_ns: int, progress: bool = True) -> None:
         for finding in findings:
             self._outbox.put(finding, needed_ns)
+            if needed_ns:
+                self._metrics.step("event", self._clock() - needed_ns)
+            if isinstance(finding, Gap):
+                self.counters["gaps"] += 1
+                self.counters["lines_in_gaps"] += finding.last_line - finding.first_line + 1
         if progress and self._inspector is not None:
             self._outbox.put(progress_of(self._inspector), needed_ns)
 
@@ -304,7 +313,9 @@ class Worker:
             self._engine.check()
         if now - self._reported_ns > self._status_s * 1e9:
             self._reported_ns = now
-            self._publisher.send(self.status())
+            status = self.status()
+            self._publisher.send(status)
+            self._metrics.status(status)
 
     def _renew(self) -> None:
         """A credit for each frame that was inspected, none while the outbox is full; renews the lease either way."""
