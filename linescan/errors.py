@@ -7,6 +7,7 @@ LinescanError
 │   └── BundleError         a model bundle
 ├── MessageError       65   bytes that are no message of ours
 ├── PeerError          69   another stage, a device or the disk is missing or refuses
+│   └── JournalFullError    the disk has no room for the journal; it may have later
 ├── CameraError        69   the camera is not there, or refuses a setting
 ├── CameraLostError    75   the camera was there and is gone; a supervisor starts again
 ├── TrainingError      70   training went wrong: no movement, mirrored optimum, not finite
@@ -44,6 +45,10 @@ class MessageError(LinescanError):
 
 class PeerError(LinescanError):
     exit_code = 69
+
+
+class JournalFullError(PeerError):
+    """Nothing was written, and the same call may succeed later."""
 
 
 class CameraError(LinescanError):

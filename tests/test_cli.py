@@ -17,11 +17,12 @@ import pytest
 
 from linescan import __version__, errors
 from linescan.cli.common import closed, columns, guarded, stopped_by_interrupt
-from linescan.cli.main import main
+from linescan.cli.main import COMMANDS, main
 from linescan.files import write_atomically
 from tests.conftest import RUN, Blind, NotANumber, blot, events_of, plain, toy_bundle, write_frames
 
 Output = pytest.CaptureFixture[str]
+ROOT = Path(__file__).parents[1]
 
 
 def stop(code: Callable[[], int]) -> int:
@@ -37,7 +38,7 @@ def stop(code: Callable[[], int]) -> int:
 def test_help_names_every_command(capsys: Output) -> None:
     assert stop(lambda: main(["--help"])) == 0
     out = capsys.readouterr().out
-    for command in ("train", "evaluate", "calibrate", "check", "info", "bench"):
+    for command in COMMANDS:
         assert command in out
         assert stop(lambda command=command: main([command, "--help"])) == 0  # type: ignore[misc]
         assert "usage: linescan " + command in capsys.readouterr().out
@@ -70,7 +71,8 @@ def test_every_error_is_one_line_and_its_exit_code(kind: type[errors.LinescanErr
 def test_the_exit_codes_are_the_documented_ones() -> None:
     documented = {
         "ConfigError": 2, "InputError": 65, "FootageError": 65, "BundleError": 65, "MessageError": 65,
-        "TrainingError": 70, "InspectionError": 70, "LinescanError": 70,
+        "TrainingError": 70, "InspectionError": 70, "LinescanError": 70, "PeerError": 69, "CameraError": 69,
+        "CameraLostError": 75, "JournalFullError": 69,
     }  # fmt: skip
     assert {kind.__name__: kind.exit_code for kind in every_error()} == documented
 
@@ -292,3 +294,49 @@ def test_bench_names_what_is_wrong(
     assert error.startswith("linescan bench: error: ")
     assert said in error
     assert error.count("\n") == 1
+
+
+def line_toml(folder: Path, text: str = "", recipe: str = "weave.toml") -> Path:
+    producer = folder / "camera.cti"
+    producer.touch()
+    path = folder / "line.toml"
+    path.write_text(
+        f'recipe = "{ROOT}/config/recipes/{recipe}"\n{text}\n[[cameras]]\nname = "cam0"\nproducer = "camera.cti"\n'
+        'serial = "1"\nmax_line_rate_hz = 500.0\nfeatures = { Width = 640 }\n',
+        encoding="utf-8",
+    )
+    return path
+
+
+def test_check_reads_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", "--config", str(line_toml(tmp_path))]) == 0
+    said = capsys.readouterr().out
+    assert "weave.pt: sound, pinned" in said
+    assert "cam0: 317 patches/s at 500 lines/s" in said  # 18 across and one clamped, every 30 lines
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("lane = 1", "lane = 1: Extra inputs"),
+        ('recipes = "x"', "recipes = 'x'"),
+        ("[transport]\nlease_s = 0.1", "transport.lease_s = 0.1"),
+        ('[transport]\nstages = "tcp://192.168.1.5:5000"', "TCP beyond loopback needs transport.keys"),
+        ('[transport]\nframes = { cam7 = "ipc:///tmp/x" }', "no camera is called 'cam7'"),
+    ],
+)
+def test_check_names_what_is_wrong_with_a_line(
+    text: str, complaint: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = line_toml(tmp_path, text)
+    assert main(["check", "--config", str(path)]) == 2
+    said = capsys.readouterr().err
+    assert complaint in said
+    assert str(path) in said
+
+
+def test_check_misses_the_producer(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = line_toml(tmp_path)
+    (tmp_path / "camera.cti").unlink()
+    assert main(["check", "--config", str(path)]) == 2
+    assert "camera.cti does not exist" in capsys.readouterr().err

@@ -17,8 +17,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from linescan.errors import ConfigError, PeerError
-from linescan.journal import EXPIRE_ROWS, CameraState, Entry, Journal, JournalFullError, Mark, RunningRoll
+from linescan.errors import ConfigError, JournalFullError, PeerError
+from linescan.journal import EXPIRE_ROWS, CameraState, Entry, Journal, Mark, RunningRoll
 from linescan.journal import file as module
 from linescan.line import JournalSettings
 from linescan.messages import (

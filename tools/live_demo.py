@@ -1,8 +1,9 @@
 """The demo's live line: a simulated camera, `linescan run`, and a subscriber that prints what is found as it happens.
 
-python tools/live_demo.py [OUTPUT]      default out/line
+python tools/live_demo.py [--without-camera]
 
-Ends the roll after the footage has passed once, stops the line, and sums up. Exit code 1 where lines do not add up.
+Writes out/line. Ends the roll after the footage has passed once, stops the line, and sums up; exit code 1 where lines
+do not add up. Without the camera (it needs a C compiler) linescan-replay plays the footage into the same line.
 """
 
 from __future__ import annotations
@@ -14,12 +15,14 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tools" / "simulator")]
@@ -27,13 +30,15 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tools" / "simulator")]
 import simctl  # noqa: E402
 
 from linescan.cli.describe import describe  # noqa: E402
-from linescan.line import Line  # noqa: E402
 from linescan.messages import Progress, Region, RollEnd, Status, to_dict  # noqa: E402
 from linescan.subscriber import Event, subscribe  # noqa: E402
 
+OUTPUT = ROOT / "out" / "line"
 CONFIG = ROOT / "config" / "line.toml"
 FOOTAGE = ROOT / "tools" / "demo" / "plain"
 SERIAL = "SIM0001"
+LINESCAN = [sys.executable, "-m", "linescan.cli.main"]
+REPLAY = [sys.executable, "-m", "linescan.cli.replay"]
 PATIENCE_S = 120.0  # for the start: the model is loaded and measured
 
 
@@ -68,34 +73,41 @@ class Seen:
         return ends[-1] if ends else None
 
 
-def prepare(folder: Path) -> tuple[simctl.Simulator, int, int]:
-    """The simulated camera's state folder, showing the shipped footage once; its lines and columns."""
-    shutil.rmtree(folder, ignore_errors=True)
-    simulator = simctl.Simulator(folder / "camera")
-    frames = [cv2.imread(str(path), cv2.IMREAD_GRAYSCALE) for path in sorted(FOOTAGE.glob("*.png"))]
-    strip = np.concatenate([frame for frame in frames if frame is not None])
+def prepare(strip: NDArray[np.uint8]) -> simctl.Simulator:
+    """The simulated camera's state folder, showing the strip once."""
+    simulator = simctl.Simulator(OUTPUT / "camera")
     simctl.write_strip(simulator.folder / "web.pgm", strip)
     simulator.configure(**{SERIAL: {"strip": "web.pgm", "loop": False}})
-    return simulator, *strip.shape
+    return simulator
 
 
-def run_line(seen: Seen, simulator: simctl.Simulator, lines: int) -> float:
-    """Runs the line until the web has passed and everything is inspected; the seconds that the web took to pass."""
-    command = [sys.executable, "-m", "linescan.cli.main", "run", "--config", str(CONFIG)]
-    process = subprocess.Popen(command, env={**os.environ, **simulator.environment()}, cwd=ROOT)
+def shipped_footage() -> NDArray[np.uint8]:
+    frames = [cv2.imread(str(path), cv2.IMREAD_GRAYSCALE) for path in sorted(FOOTAGE.glob("*.png"))]
+    return np.concatenate([frame for frame in frames if frame is not None]).astype(np.uint8)
+
+
+def run_line(seen: Seen, simulator: simctl.Simulator | None, lines: int) -> float:
+    """Runs the line until the web has passed and everything is inspected; seconds from its first line to its end."""
+    options = [] if simulator else ["--without-cameras"]
+    environment = {**os.environ, **(simulator.environment() if simulator else {})}
+    process = subprocess.Popen([*LINESCAN, "run", "--config", CONFIG, *options], env=environment, cwd=ROOT)
+    player = None
     try:
         with subscribe(CONFIG, 0, on_status=seen.status, on_progress=seen.progress) as events:
+            if simulator is None:
+                player = subprocess.Popen([*REPLAY, FOOTAGE, "--config", CONFIG, "--speed", "500", "--quiet"], cwd=ROOT)
             first = _wait(events, seen, process, lambda: seen.inspected_up_to > 0)
-            last = _wait(events, seen, process, lambda: seen.lines >= lines)
-            subprocess.run([*command[:3], "roll", "end", "--config", str(CONFIG)], check=True, cwd=ROOT,
-                           stdout=subprocess.DEVNULL)  # fmt: skip
+            if simulator is not None:  # a replay ends its roll by itself
+                _wait(events, seen, process, lambda: seen.lines >= lines)
+                subprocess.run([*LINESCAN, "roll", "end", "--config", CONFIG], check=True, cwd=ROOT)
             end = _wait(events, seen, process, lambda: seen.end is not None)
+            if player is not None:
+                player.wait(60)
     finally:
         process.send_signal(signal.SIGTERM)
         code = process.wait(60)
     if code:
         raise SystemExit(f"the line ended with exit code {code}")
-    del last
     return end - first
 
 
@@ -110,11 +122,10 @@ def _wait(events: Any, seen: Seen, process: subprocess.Popen[bytes], done: Any) 
     return time.monotonic()
 
 
-def sum_up(seen: Seen, simulator: simctl.Simulator, columns: int, seconds: float) -> bool:
+def sum_up(seen: Seen, emitted: Counter[str], columns: int, seconds: float) -> bool:
     """Prints what came of it; whether every line that the camera emitted is accounted for."""
     end = seen.end
     assert end is not None
-    emitted = simulator.count(SERIAL)
     scanned = sum(emitted.values())
     adds_up = end.lines == end.lines_inspected + end.lines_in_gaps and scanned == end.lines
     print(f"\ncamera emitted {scanned} lines ({', '.join(f'{count} {what}' for what, count in emitted.items())})")
@@ -130,15 +141,16 @@ def sum_up(seen: Seen, simulator: simctl.Simulator, columns: int, seconds: float
 
 
 def main() -> int:
-    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "out" / "line"
-    if Path(Line(CONFIG).settings.transport.directory).name and folder.resolve() != (ROOT / "out" / "line").resolve():
-        raise SystemExit("config/line.toml puts its sockets and journal under out/line")
-    simulator, lines, columns = prepare(folder)
+    shutil.rmtree(OUTPUT, ignore_errors=True)
+    OUTPUT.mkdir(parents=True)
+    strip = shipped_footage()
+    simulator = None if "--without-camera" in sys.argv[1:] else prepare(strip)
     seen = Seen()
-    seconds = run_line(seen, simulator, lines)
-    with (folder / "events.jsonl").open("w", encoding="utf-8") as file:
+    seconds = run_line(seen, simulator, len(strip))
+    with (OUTPUT / "events.jsonl").open("w", encoding="utf-8") as file:
         file.writelines(json.dumps(to_dict(event.message)) + "\n" for event in seen.events)
-    return 0 if sum_up(seen, simulator, columns, seconds) else 1
+    emitted = simulator.count(SERIAL) if simulator else Counter(played=len(strip))
+    return 0 if sum_up(seen, emitted, strip.shape[1], seconds) else 1
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""linescan check: whether bundle, recipe and calibration fit together, and the model sees its reference defect."""
+"""linescan check: whether a line, its recipe, bundle and calibration fit together, and the model sees its defect."""
 
 from __future__ import annotations
 
@@ -8,25 +8,78 @@ from pathlib import Path
 from linescan.cli.common import add_execution_arguments, add_model_arguments
 from linescan.config import Recipe, load_toml
 from linescan.errors import ConfigError
-from linescan.models.runner import Runner, choose_execution
-from linescan.recipe import load_setup, self_check
+from linescan.inspection.patches import anchors
+from linescan.line import Line
+from linescan.models.runner import Execution, Runner, choose_execution, patches_per_second
+from linescan.recipe import Setup, load_setup, self_check
+from linescan.transport.keys import load_keys
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=run)
     add_model_arguments(parser)
     add_execution_arguments(parser)
+    parser.add_argument("--config", type=Path, metavar="line.toml", help="a line, with the recipe that it names")
 
 
 def run(args: argparse.Namespace) -> int:
+    if args.config is not None:
+        return _check_line(args)
     if args.columns is not None and args.columns[1] is None:
         raise ConfigError("--columns A:B needs both ends here: there is no footage to take the last column from")
     setup = load_setup(args.model, args.recipe, stride=args.stride, threshold=args.threshold, columns=args.columns)
     execution = choose_execution(setup.bundle, args.device, args.precision, args.batch, args.threads)
     self_check(setup, Runner(setup.bundle, execution))
+    _report(args, setup, execution)
+    return 0
+
+
+def _check_line(args: argparse.Namespace) -> int:
+    """Everything that a live stage would refuse, before it meets the line; the camera itself is not opened."""
+    given = [name for name in ("model", "recipe", "stride", "threshold", "columns") if getattr(args, name) is not None]
+    if given:
+        raise ConfigError(f"--{given[0]} cannot go with --config: the line names its recipe, and the recipe the rest")
+    line = Line(args.config)
+    for camera in line.settings.cameras:
+        producer = line.file(camera.producer)
+        if not producer.is_file():
+            raise ConfigError(f"{args.config}: cameras.{camera.name}.producer: {producer} does not exist")
+    if line.settings.transport.keys is not None:
+        load_keys(line.file(line.settings.transport.keys))
+    asked, recipe = line.settings.worker, line.file(line.settings.recipe)
+    setup = load_setup(recipe=recipe, pinned=True)
+    execution = choose_execution(setup.bundle, asked.device, asked.precision, asked.batch, asked.threads)
+    runner = Runner(setup.bundle, execution)
+    self_check(setup, runner)
+    args.recipe = recipe
+    _report(args, setup, execution)
+    _check_speed(line, setup, patches_per_second(setup.bundle, execution))
+    return 0
+
+
+def _check_speed(line: Line, setup: Setup, speed: float) -> None:
+    """Compares the patches that the cameras ask for at their top speed with what the bare model does here."""
+    settings = setup.settings
+    for camera in line.settings.cameras:
+        width = settings.columns[1] - settings.columns[0] if settings.columns else camera.features.get("Width")
+        if not isinstance(width, int):
+            print(f"{camera.name}: its width is not known here, so neither is whether this machine keeps up")
+            continue
+        columns = max(-(-width // settings.scale), settings.patch_size)
+        a_row = len(anchors(columns, settings.patch_size, settings.stride))
+        needed = a_row * camera.max_line_rate_hz / settings.scale / settings.stride
+        share = needed * len(line.settings.cameras) / speed
+        print(
+            f"{camera.name}: {needed:.0f} patches/s at {camera.max_line_rate_hz:g} lines/s; with all cameras running "
+            f"that is {share:.0%} of what the bare model does here"
+        )
+        if share > 1:
+            print(f"{camera.name}: too slow: frames beyond transport.retain_mib would become gaps")
+
+
+def _report(args: argparse.Namespace, setup: Setup, execution: Execution) -> None:
     bundle = Path(setup.bundle.path)
     product = load_toml(args.recipe, Recipe) if args.recipe else None
     pinned = "pinned" if product and product.model.sha256 else f"not pinned; its sha256 is {setup.bundle.sha256}"
     print(f"{bundle}: sound, {pinned}; it finds the defect of its reference patch")
     print(f"runs on {execution.device} in {execution.precision}, {execution.batch} patches a forward")
-    return 0

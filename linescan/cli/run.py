@@ -7,14 +7,20 @@ import argparse
 from linescan import log
 from linescan.cli.stage import add_line_argument
 from linescan.line import Line
-from linescan.supervisor import run_line
+from linescan.supervisor import Supervisor, stage_commands
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_line_argument(parser)
+    parser.add_argument(
+        "--without-cameras", action="store_true", help="start no acquire: footage is played in by linescan-replay"
+    )
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
     log.configure("run")
-    return run_line(Line(args.config))
+    commands = stage_commands(Line(args.config))
+    if args.without_cameras:
+        commands = [command for command in commands if not command.name.startswith("acquire")]
+    return Supervisor(commands).run()

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from linescan.errors import PeerError
+from linescan.errors import JournalFullError, PeerError
 
 APPLICATION_ID = 0x4C534A4E  # "LSJN"
 SCHEMA_VERSION = 1  # of the tables, and of the messages in them: a new messages.VERSION needs a new one here
@@ -41,10 +41,6 @@ CREATE UNIQUE INDEX running_roll ON rolls (running) WHERE running;
 PRAGMA application_id = {APPLICATION_ID};
 PRAGMA user_version = {SCHEMA_VERSION};
 """
-
-
-class JournalFullError(PeerError):
-    """The disk has no room: nothing was written, and the same call may succeed later."""
 
 
 def locked(path: Path) -> int:

@@ -7,7 +7,8 @@ from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import replace
 
-from linescan.journal import EXPIRE_ROWS, Entry, Journal, JournalFullError, Mark
+from linescan.errors import JournalFullError
+from linescan.journal import EXPIRE_ROWS, Entry, Journal, Mark
 from linescan.line import Line
 from linescan.messages import (
     Ack,
