@@ -7,7 +7,7 @@ import resource
 import statistics
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from linescan import __version__
 from linescan.inspection import Footprint, Inspector
-from linescan.models.runner import BATCHES, Execution, Precision, Runner, patches_per_second
+from linescan.models.runner import BATCHES, Execution, Precision, Runner, patches_per_second, timed_forwards
 from linescan.recipe import Setup
 
 FRAME_LINES = 256
@@ -56,19 +56,45 @@ def end_to_end(setup: Setup, execution: Execution, stride: int, columns: int, li
     Medians over ROUNDS; the pixels are raw 8-bit ones of the camera.
     """
     batches = {execution.batch, *(BATCHES if execution.device == "cpu" else ())}
-    bare = {batch: Runner(setup.bundle, replace(execution, batch=batch)) for batch in sorted(batches)}
-    rounds = [_round(setup, bare, execution.batch, stride, columns, lines) for _ in range(ROUNDS)]
-    best = max(bare, key=lambda batch: statistics.median(bare_rates[batch] for _, bare_rates in rounds))
-    patches = [whole for whole, _ in rounds]
-    pixels_per_patch = columns * lines / _patches(setup, bare[execution.batch], stride, columns, lines)
+    runners = {batch: Runner(setup.bundle, replace(execution, batch=batch)) for batch in sorted(batches)}
+    rounds = [_round(setup, runners, execution.batch, stride, columns, lines) for _ in range(ROUNDS)]
+    best = max(runners, key=lambda batch: statistics.median(one.bare[batch] for one in rounds))
     return EndToEnd(
         stride,
         best,
-        round(statistics.median(patches) * pixels_per_patch / 1e6, 3),
-        round(statistics.median(patches), 1),
-        round(statistics.median(bare_rates[best] for _, bare_rates in rounds), 1),
-        round(statistics.median(whole / bare_rates[best] for whole, bare_rates in rounds), 3),
+        round(statistics.median(lines * columns / one.seconds for one in rounds) / 1e6, 3),
+        round(statistics.median(one.patches / one.seconds for one in rounds), 1),
+        round(statistics.median(one.bare[best] for one in rounds), 1),
+        round(statistics.median(one.patches / one.seconds / one.bare[best] for one in rounds), 3),
     )
+
+
+@dataclass(frozen=True)
+class _Round:
+    """One roll inspected: its patches and seconds, and the bare forward's patches/s with each batch meanwhile."""
+
+    patches: int
+    seconds: float
+    bare: dict[int, float]
+
+
+def _round(setup: Setup, runners: dict[int, Runner], chosen: int, stride: int, columns: int, lines: int) -> _Round:
+    """A roll, with the bare forwards after each frame: a busy machine changes within the second."""
+    runner, inspector = runners[chosen], _inspector(setup, runners[chosen], stride, columns)
+    before, seconds = runner.patches, 0.0
+    count, bare_seconds = dict.fromkeys(runners, 0), dict.fromkeys(runners, 0.0)
+    for frame in _web(setup.bundle.reference, columns, lines):
+        start = time.perf_counter()
+        inspector.push(frame)
+        seconds += time.perf_counter() - start
+        for batch, other in runners.items():
+            forwards, spent = timed_forwards(other, BARE_SECONDS)
+            count[batch] += forwards * batch
+            bare_seconds[batch] += spent
+    start = time.perf_counter()
+    inspector.finish()
+    seconds += time.perf_counter() - start
+    return _Round(runner.patches - before, seconds, {batch: count[batch] / bare_seconds[batch] for batch in runners})
 
 
 def peak_memory(setup: Setup, execution: Execution, columns: int, lines: int) -> dict[str, float]:

@@ -30,9 +30,7 @@ Reconstruct = Callable[[Tensor], Tensor]
 # Beyond this a reconstruction of a [0, 1] web is a fault of the model, and its square may leave float32.
 ABSURD = 1e4
 PATCHES_AT_ONCE = 1024  # grid rows of up to this many patches go through the stages together
-CPU_PIECE = (
-    64  # patches that one call of the model takes on a CPU: few enough to stay in its cache until they are added
-)
+CPU_PIECE = 32  # patches of one call of the model on a CPU: still in its cache when they are added
 
 
 @dataclass(frozen=True)
@@ -53,16 +51,9 @@ class Band:
 
     def part(self, first: int, end: int) -> Band:
         """Rows first…end−1 of this band."""
-        rows = slice(first, end)
-        return Band(
-            self.row + first,
-            self.web[:, rows],
-            self.reconstruction[:, rows],
-            self.score[rows],
-            self.opened[rows],
-            self.inspected[rows],
-            self.faulty[rows],
-        )
+        maps = (self.web, self.reconstruction, self.score, self.opened, self.inspected)
+        web, reconstruction, score, opened, inspected = (part[..., first:end, :] for part in maps)
+        return Band(self.row + first, web, reconstruction, score, opened, inspected, self.faulty[first:end])
 
 
 class Segment:

@@ -16,7 +16,7 @@ from linescan.errors import ConfigError
 from linescan.models.bundle import Bundle
 
 Precision = Literal["float32", "bfloat16", "float16"]
-BATCHES = (16, 32, 64)  # candidates on a CPU; larger ones leave its cache
+BATCHES = (16, 32, 64)  # candidates on a CPU; larger ones are no faster and fill up worse
 GPU_BATCH = 256
 TRIAL_SECONDS = 0.4  # for each candidate
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of malloc.h
@@ -125,13 +125,18 @@ def available_threads() -> int:
 
 def patches_per_second(bundle: Bundle, execution: Execution, seconds: float = TRIAL_SECONDS) -> float:
     """Throughput of the bare forward in one way of running it."""
-    forward = Runner(bundle, execution).forward_once
-    forward()
+    count, spent = timed_forwards(Runner(bundle, execution), seconds)
+    return count * execution.batch / spent
+
+
+def timed_forwards(runner: Runner, seconds: float) -> tuple[int, float]:
+    """How many bare forwards there were, and in how many seconds: at least those asked for, after one to warm up."""
+    runner.forward_once()
     count, start = 0, time.perf_counter()
     while (elapsed := time.perf_counter() - start) < seconds:
-        forward()
-        count += execution.batch
-    return count / elapsed
+        runner.forward_once()
+        count += 1
+    return count, elapsed
 
 
 def _precisions(device: str, asked: str) -> tuple[Precision, ...]:
