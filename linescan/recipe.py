@@ -14,6 +14,7 @@ from linescan.config import InspectionSettings, Recipe, checked, load_toml
 from linescan.errors import ConfigError, FootageError, InputError, InspectionError
 from linescan.files import write_atomically
 from linescan.inspection.calibration import ColumnCalibration
+from linescan.inspection.patches import anchors
 from linescan.inspection.reference import finds_reference_defect
 from linescan.models.bundle import Bundle, load_bundle
 from linescan.models.runner import Runner
@@ -82,6 +83,13 @@ def check_footage(setup: Setup, columns: int, channels: int) -> None:
             f"columns {first}:{end} are {width} after scaling, the recipe's column calibration is for "
             f"{len(setup.calibration.mean)}; run `linescan calibrate` again"
         )
+
+
+def patches_a_row(settings: InspectionSettings, columns: int) -> int:
+    """Patches of one row of the grid over a web of so many columns."""
+    first, end = settings.columns or (0, columns)
+    width = max(-(-(end - first) // settings.scale), settings.patch_size)
+    return len(anchors(width, settings.patch_size, settings.stride))
 
 
 def self_check(setup: Setup, runner: Runner) -> None:

@@ -202,3 +202,17 @@ def test_on_a_gpu_a_patch_gives_the_same_bits_in_every_grouping(tiny: Bundle, pr
     assert torch.equal(torch.cat([run(part) for part in torch.split(batch, [2, 17])]), expected)
     on_cpu = Runner(tiny, Execution("cpu", "float32", BATCH, 1))(batch.cpu())
     assert float((expected.cpu() - on_cpu).abs().mean()) < 0.02
+
+
+@pytest.mark.parametrize("row", [16, 19, 33, 65, 67, 80, 81, 134, 545])
+def test_a_batch_is_filled_by_whole_rows(row: int) -> None:
+    batch = runner.filled_batch(row)
+    assert 8 < batch <= 80
+    assert runner.filling(batch, row) > 0.93
+    assert runner.filling(batch, row) >= max(runner.filling(usual, row) for usual in runner.BATCHES) - 0.06
+
+
+def test_how_full_the_batches_are() -> None:
+    with patch.object(runner, "ROWS_TOGETHER", 2):
+        assert runner.filling(32, 48) == (48 / 64 + 96 / 96) / 2
+    assert runner.filling(32, None) == 1.0

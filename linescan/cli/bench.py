@@ -12,7 +12,7 @@ from linescan.cli.common import add_execution_arguments, add_model_arguments
 from linescan.errors import ConfigError
 from linescan.files import write_atomically
 from linescan.models.runner import Precision, available_threads, choose_execution, has_fast_bfloat16
-from linescan.recipe import load_setup
+from linescan.recipe import load_setup, patches_a_row
 
 PAPER_STRIDE = 30
 
@@ -51,6 +51,10 @@ def run(args: argparse.Namespace) -> int:
         strides = [own] if args.stride or patch_size < PAPER_STRIDE else sorted({PAPER_STRIDE, own})
         figures["end_to_end"] = []
         for stride in strides:
+            a_row = patches_a_row(setup.settings.model_copy(update={"stride": stride, "columns": None}), args.width)
+            chosen = choose_execution(
+                setup.bundle, chosen.device, chosen.precision, args.batch, chosen.threads, patches_a_row=a_row
+            )
             result = end_to_end(setup, chosen, stride, args.width, args.lines)
             figures["end_to_end"].append(vars(result))
             print(

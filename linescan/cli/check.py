@@ -8,10 +8,9 @@ from pathlib import Path
 from linescan.cli.common import add_execution_arguments, add_model_arguments
 from linescan.config import Recipe, load_toml
 from linescan.errors import ConfigError
-from linescan.inspection.patches import anchors
 from linescan.line import Line
 from linescan.models.runner import Execution, Runner, choose_execution, patches_per_second
-from linescan.recipe import Setup, load_setup, self_check
+from linescan.recipe import Setup, load_setup, patches_a_row, self_check
 from linescan.transport.keys import load_keys
 
 
@@ -61,13 +60,11 @@ def _check_speed(line: Line, setup: Setup, speed: float) -> None:
     """Compares the patches that the cameras ask for at their top speed with what the bare model does here."""
     settings = setup.settings
     for camera in line.settings.cameras:
-        width = settings.columns[1] - settings.columns[0] if settings.columns else camera.features.get("Width")
+        width = camera.features.get("Width")
         if not isinstance(width, int):
             print(f"{camera.name}: its width is not known here, so neither is whether this machine keeps up")
             continue
-        columns = max(-(-width // settings.scale), settings.patch_size)
-        a_row = len(anchors(columns, settings.patch_size, settings.stride))
-        needed = a_row * camera.max_line_rate_hz / settings.scale / settings.stride
+        needed = patches_a_row(settings, width) * camera.max_line_rate_hz / settings.scale / settings.stride
         share = needed * len(line.settings.cameras) / speed
         print(
             f"{camera.name}: {needed:.0f} patches/s at {camera.max_line_rate_hz:g} lines/s; with all cameras running "

@@ -25,7 +25,7 @@ from linescan.errors import ConfigError
 from linescan.footage import open_footage
 from linescan.messages import Gap, Message, Region
 from linescan.models.runner import Runner, choose_execution
-from linescan.recipe import load_setup
+from linescan.recipe import load_setup, patches_a_row
 from linescan.replay import Replay, RollResult
 from linescan.replay.session import ReplayOptions
 
@@ -69,8 +69,9 @@ def run(args: argparse.Namespace) -> int:
             threshold=args.threshold,
             columns=closed(args.columns, footage.columns),
         )
+        a_row = patches_a_row(setup.settings, footage.columns)
         runner = Runner(
-            setup.bundle, choose_execution(setup.bundle, args.device, args.precision, args.batch, args.threads)
+            setup.bundle, choose_execution(setup.bundle, args.device, args.precision, args.batch, args.threads, a_row)
         )
         options = ReplayOptions(args.output, args.residuals, args.separate, speed, roll=_roll_name(args.footage))
         start = time.perf_counter()

@@ -17,6 +17,7 @@ from linescan.models.bundle import Bundle
 
 Precision = Literal["float32", "bfloat16", "float16"]
 BATCHES = (16, 32, 64)  # candidates on a CPU; larger ones are no faster and fill up worse
+ROWS_TOGETHER = 8  # rows of the grid that a camera's frame brings, at most, as a rule
 GPU_BATCH = 256
 TRIAL_SECONDS = 0.4  # for each candidate
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of malloc.h
@@ -88,8 +89,13 @@ def choose_execution(
     precision: str = "auto",
     batch: int | None = None,
     threads: int | None = None,
+    patches_a_row: int | None = None,
 ) -> Execution:
-    """What is asked for, and the rest by measurement: the fastest precision and batch of the machine at hand."""
+    """What is asked for, and the rest by measurement: the fastest precision and batch of the machine at hand.
+
+    Where it is known how many patches a row of the grid has, a batch that they fill is a candidate too: a forward costs
+    as much where its last places stay empty.
+    """
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     if device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("device cuda asked for, but torch finds no GPU here; --device cpu runs without one")
@@ -98,11 +104,30 @@ def choose_execution(
             raise ConfigError(f"{name} {value}: at least 1 expected")
     threads = threads or available_threads()
     precisions = _precisions(device, precision)
-    batches = (batch,) if batch else ((GPU_BATCH,) if device == "cuda" else BATCHES)
-    candidates = [Execution(device, p, b, threads) for p in precisions for b in batches]
+    usual = {GPU_BATCH} if device == "cuda" else set(BATCHES)
+    if patches_a_row and device == "cpu":
+        usual.add(filled_batch(patches_a_row))
+    candidates = [Execution(device, p, b, threads) for p in precisions for b in ([batch] if batch else sorted(usual))]
     if len(candidates) == 1:
         return candidates[0]
-    return max(candidates, key=lambda execution: patches_per_second(bundle, execution))
+    rate = {one: patches_per_second(bundle, one) * filling(one.batch, patches_a_row) for one in candidates}
+    return max(candidates, key=rate.__getitem__)
+
+
+def filled_batch(patches_a_row: int) -> int:
+    """A batch near the usual ones that whole rows of the grid fill to all but a few places."""
+    largest = max(BATCHES) + min(BATCHES) // 4
+    if patches_a_row <= largest:
+        return patches_a_row * max(1, min(BATCHES) // patches_a_row)
+    return -(-patches_a_row // -(-patches_a_row // largest))
+
+
+def filling(batch: int, patches_a_row: int | None) -> float:
+    """Share of a forward's places that hold a patch, where 1 to ROWS_TOGETHER rows of the grid come at a time."""
+    if not patches_a_row:
+        return 1.0
+    together = [rows * patches_a_row for rows in range(1, ROWS_TOGETHER + 1)]
+    return sum(count / (-(-count // batch) * batch) for count in together) / ROWS_TOGETHER
 
 
 def _keep_freed_memory() -> None:
