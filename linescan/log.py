@@ -17,7 +17,7 @@ def configure(stage: str, camera: str = "") -> structlog.typing.FilteringBoundLo
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.dev.ConsoleRenderer() if watched else structlog.processors.JSONRenderer(),
         ],
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.WriteLoggerFactory(sys.stderr),  # one write a line: stages share stderr
     )
     bound = {"stage": stage} | ({"camera": camera} if camera else {})
     logger: structlog.typing.FilteringBoundLogger = structlog.get_logger(**bound)

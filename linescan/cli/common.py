@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import threading
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,6 +35,9 @@ def guarded(name: str, command: Callable[[], int]) -> int:
         return 0
     except OSError as error:  # what the system refuses, like more room on the disk
         print(f"{name}: error: {error.filename or 'files'}: {error.strerror or error}", file=sys.stderr)
+        return LinescanError.exit_code
+    except Exception:  # a fault of ours: all of it is said, with the exit code that supervisors know
+        traceback.print_exc()
         return LinescanError.exit_code
 
 

@@ -31,16 +31,20 @@ COMMANDS = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if argv is None else list(argv)
+    asked = next((argument for argument in arguments if argument in COMMANDS), None)
+    return guarded(f"linescan {asked}", lambda: _run(arguments, asked))
+
+
+def _run(arguments: Sequence[str], asked: str | None) -> int:
     parser = argparse.ArgumentParser(prog="linescan", description=__doc__)
     parser.add_argument("--version", action="version", version=f"linescan {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    asked = next((argument for argument in arguments if argument in COMMANDS), None)
     for name, (module, summary) in COMMANDS.items():
         command = commands.add_parser(name, help=summary, description=summary)
         if name == asked:
             import_module(f"linescan.cli.{module}").add_arguments(command)
     args = parser.parse_args(arguments)
-    return guarded(f"linescan {args.command}", lambda: int(args.run(args)))
+    return int(args.run(args))
 
 
 if __name__ == "__main__":

@@ -182,8 +182,8 @@ class Journal:
     ) -> str:
         """Begins a roll, named roll-000001 and so on where no name is given; returns its name.
 
-        Raises ConfigError for a name that was ever used, and while another roll runs than the one it comes `instead_of`,
-        which ends with it.
+        Raises ConfigError for a name that was ever used, and while another roll runs than the one it comes
+        `instead_of`, which ends with it.
         """
         running = self.running_roll()
         if running is not None and running.name != instead_of:
