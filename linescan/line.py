@@ -14,6 +14,7 @@ from linescan.messages import PixelFormat
 
 Name = Annotated[str, Field(pattern="^[A-Za-z0-9][A-Za-z0-9_-]{0,31}$")]  # a part of file and unit names
 FeatureValue = bool | int | float | str
+TCP = re.compile(r"tcp://([^:/;\s]+|\[[0-9A-Fa-f:.]+\]):([1-9]\d{0,4})")
 LOOPBACK = re.compile(r"tcp://(127\.\d+\.\d+\.\d+|localhost|\[::1\]):\d+$")
 
 
@@ -85,7 +86,11 @@ class JournalSettings(Settings):
 
 
 class Recording(Settings):
-    """Raw frames as MCAP files, rolled by size; frames around regions are kept longer than the rest."""
+    """Raw frames as MCAP files, rolled by size; frames around regions are kept longer than the rest.
+
+    Every budget is one camera's. `keep_mib` is to be well above transport.retain_mib: a file that goes before its lines
+    are inspected cannot keep its regions.
+    """
 
     directory: str
     file_mib: Annotated[int, Field(ge=1)] = 256
@@ -135,7 +140,10 @@ class LineSettings(Settings):
         for endpoint in filter(None, endpoints):
             if not endpoint.startswith(("ipc://", "tcp://")):
                 raise ValueError(f"endpoint {endpoint!r}: ipc://… or tcp://… expected")
-            if endpoint.startswith("tcp://") and not LOOPBACK.match(endpoint) and transport.keys is None:
+            tcp = TCP.fullmatch(endpoint)
+            if endpoint.startswith("tcp://") and (tcp is None or int(tcp[2]) > 65535):  # ZeroMQ takes 99999 for 34463
+                raise ValueError(f"endpoint {endpoint!r}: tcp://address:port expected")
+            if endpoint.startswith("tcp://") and not LOOPBACK.fullmatch(endpoint) and transport.keys is None:
                 raise ValueError(f"endpoint {endpoint}: TCP beyond loopback needs transport.keys (`linescan keys`)")
         return self
 

@@ -20,8 +20,9 @@ from __future__ import annotations
 import dataclasses
 import types
 import typing
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import msgpack
 
@@ -96,13 +97,17 @@ class RollEnd(Message):
 
 @dataclass(frozen=True)
 class Progress(Message):
-    """How far the inspection is: what comes before `inspected_up_to` is final or in an announced gap."""
+    """How far the inspection is: what comes before `inspected_up_to` is final or in an announced gap.
+
+    The lines from there to `lines_scanned` had come and were pending.
+    """
 
     camera: str
     roll: str
     inspected_up_to: int
     resume_from: int
     snapshot: bytes
+    lines_scanned: int = 0
 
 
 @dataclass(frozen=True)
@@ -250,9 +255,10 @@ class Registered(Message):
     """Which roll runs and how far it is; `roll` is empty between rolls.
 
     `generation` counts registrations of this camera; `started` says that the roll's RollStart of this camera is in
-    the journal. The origin is of the roll's line 0 where one was kept; the times are of the last journaled progress, on
-    the boot with that id. `left` is why the acquire before stopped, empty where it did not say. `unfinished` is an
-    earlier roll whose end this camera still owes.
+    the journal. The origin is of the roll's line 0 where one was kept. The rest is of the last journaled progress: the
+    times are of the last line that had come then, on the boot with that id. `left` is why the acquire before stopped,
+    empty where it did not say. `unfinished` is an earlier roll whose end this camera still owes; the progress is of
+    that one then, and so is the origin unless the roll that runs has one.
     """
 
     camera: str
@@ -263,6 +269,7 @@ class Registered(Message):
     started: bool
     origin: Origin | None
     inspected_up_to: int
+    lines_scanned: int
     progress_monotonic_ns: int
     progress_utc_ns: int
     boot: str
@@ -403,7 +410,6 @@ _TYPES: dict[str, type[Message]] = {
     "caught": Caught,
 }
 _NAMES = {kind: name for name, kind in _TYPES.items()}
-_HINTS = {kind: typing.get_type_hints(kind) for kind in _TYPES.values()}
 
 
 def type_name(message: Message) -> str:
@@ -413,7 +419,14 @@ def type_name(message: Message) -> str:
 
 def to_dict(message: Message) -> dict[str, Any]:
     """The message as plain values, its type first: a line of events.jsonl."""
-    return {"type": type_name(message), **dataclasses.asdict(message)}  # type: ignore[call-overload]
+    return {"type": type_name(message), **_plain(message)}
+
+
+def _plain(message: Message) -> dict[str, Any]:
+    values = vars(message)
+    if type(message) not in _NESTING:
+        return dict(values)
+    return {name: _plain(value) if isinstance(value, Message) else value for name, value in values.items()}
 
 
 def encode(message: Message) -> bytes:
@@ -438,50 +451,92 @@ def decode(data: bytes) -> Message:
     kind = _TYPES.get(name) if isinstance(name, str) else None
     if kind is None:
         raise MessageError(f"unknown message type {name!r}")
-    message: Message = _build(kind, fields)
-    return message
+    return _build(kind, fields)
 
 
-def _build(kind: type[Any], fields: dict[str, Any]) -> Any:
-    hints = _HINTS[kind]
-    for field in dataclasses.fields(kind):
-        if field.name in fields:
-            fields[field.name] = _checked(hints[field.name], fields[field.name], f"{_NAMES[kind]}.{field.name}")
-        elif field.default is dataclasses.MISSING:
-            raise MessageError(f"{_NAMES[kind]}.{field.name} is missing")
-    unknown = fields.keys() - hints.keys()
+def _build(kind: type[Message], values: dict[str, Any]) -> Message:
+    for name, where, check, required in _FIELDS[kind]:
+        if name in values:
+            values[name] = check(values[name], where)
+        elif required:
+            raise MessageError(f"{where} is missing")
+    unknown = values.keys() - _FIELD_NAMES[kind]
     if unknown:
         raise MessageError(f"{_NAMES[kind]} has no field {min(map(str, unknown))!r}")
-    return kind(**fields)
+    return kind(**values)
 
 
-def _checked(hint: Any, value: Any, where: str) -> Any:
-    origin = typing.get_origin(hint)
+# ------------------------------------------------------------------------------------------ what a field may be
+
+Check = Callable[[Any, str], Any]  # the value, and where it is → the value as the message keeps it, or MessageError
+
+
+class _Field(NamedTuple):
+    name: str
+    where: str
+    check: Check
+    required: bool
+
+
+def _check_of(hint: Any) -> Check:
+    """The check of a field with that type; made once, since frames come by the thousand."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
-        if value is None:
-            return None
-        return _checked(next(arg for arg in typing.get_args(hint) if arg is not type(None)), value, where)
-    if origin is Literal:
-        fits = isinstance(value, str) and value in typing.get_args(hint)
-    elif origin is tuple:
-        item = typing.get_args(hint)[0]
-        fits = isinstance(value, list)
-        value = tuple(_checked(item, one, where) for one in value) if fits else value
-    elif origin is dict:
-        fits = isinstance(value, dict)
-        of = typing.get_args(hint)[1]
-        if fits and of is not Any:
-            value = {key: _checked(of, one, where) for key, one in value.items()}
-    elif dataclasses.is_dataclass(hint):
-        if not isinstance(value, dict):
-            raise MessageError(f"{where} is {value!r:.80}, expected a map")
-        return _build(hint, dict(value))  # type: ignore[arg-type]
-    elif hint is float:
-        fits = isinstance(value, float)
-    elif hint is int:
-        fits = isinstance(value, int) and not isinstance(value, bool) and -(2**63) <= value < 2**63
-    else:
-        fits = isinstance(value, origin or hint)
-    if not fits:
-        raise MessageError(f"{where} is {value!r:.80}, expected {hint}")
+        check = _check_of(next(arg for arg in args if arg is not type(None)))
+        return lambda value, where: None if value is None else check(value, where)
+    if origin is tuple:
+        item = _check_of(args[0])
+        return lambda value, where: tuple(item(one, where) for one in _is_a(list, value, where, hint))
+    if origin is dict:
+        item = (lambda value, _: value) if args[1] is Any else _check_of(args[1])
+        return lambda value, where: {
+            _is_a(str, k, where, hint): item(v, where) for k, v in _is_a(dict, value, where, hint).items()
+        }
+    if dataclasses.is_dataclass(hint):
+        kind = typing.cast(type[Message], hint)
+        return lambda value, where: _build(kind, dict(_is_a(dict, value, where, "a map")))
+    return _check_plain(hint, origin, args)
+
+
+def _check_plain(hint: Any, origin: Any, args: tuple[Any, ...]) -> Check:
+    kind = origin or hint
+
+    def of_class(value: Any, where: str) -> Any:
+        if not isinstance(value, kind):
+            raise _unexpected(value, where, hint)
+        return value
+
+    def whole(value: Any, where: str) -> Any:
+        if type(value) is not int or not -(2**63) <= value < 2**63:  # True is none of ours
+            raise _unexpected(value, where, hint)
+        return value
+
+    def one_of(value: Any, where: str) -> Any:
+        if not isinstance(value, str) or value not in args:
+            raise _unexpected(value, where, hint)
+        return value
+
+    return one_of if origin is Literal else whole if hint is int else of_class
+
+
+def _is_a(kind: Any, value: Any, where: str, expected: Any) -> Any:
+    if not isinstance(value, kind):
+        raise _unexpected(value, where, expected)
     return value
+
+
+def _unexpected(value: Any, where: str, expected: Any) -> MessageError:
+    return MessageError(f"{where} is {value!r:.80}, expected {expected}")
+
+
+def _fields_of(kind: type[Any]) -> tuple[_Field, ...]:
+    hints, name = typing.get_type_hints(kind), _NAMES[kind]
+    return tuple(
+        _Field(one.name, f"{name}.{one.name}", _check_of(hints[one.name]), one.default is dataclasses.MISSING)
+        for one in dataclasses.fields(kind)
+    )
+
+
+_FIELDS = {kind: _fields_of(kind) for kind in _TYPES.values()}
+_NESTING = frozenset({Resumed, Registered})  # the messages that carry messages as they are
+_FIELD_NAMES = {kind: frozenset(field.name for field in fields) for kind, fields in _FIELDS.items()}

@@ -23,6 +23,8 @@ PORTION = 200  # events asked for at once
 HELD = 10_000  # events kept beyond a hole, and names kept of those that came before they had a number
 POLL_S = 0.2
 
+Name = tuple[str, int, int]  # of an event, for ever: camera, epoch, origin
+
 
 @dataclass(frozen=True)
 class Event:
@@ -68,7 +70,8 @@ class Subscriber:
         self._from_now = since is None
         self._known_last = -1  # of the publisher; −1: it has not said
         self._held: dict[int, Published] = {}
-        self._volatile: OrderedDict[tuple[str, int, int], None] = OrderedDict()  # delivered before they were numbered
+        self._passing: OrderedDict[Name, Published] = OrderedDict()  # without a number, until all before is delivered
+        self._volatile: OrderedDict[Name, None] = OrderedDict()  # delivered before they were numbered
         self._asked_ns = -(1 << 62)
         self.counters: Counter[str] = Counter()
 
@@ -106,7 +109,11 @@ class Subscriber:
         if self.run and published.run != self.run:
             self._begin_run(published.run)
         if published.sequence is None:
-            return self._deliver_volatile(published)
+            if _name(published) not in self._volatile:
+                self._passing[_name(published)] = published
+            if len(self._passing) > HELD:  # it comes again with a number
+                self._passing.popitem(last=False)
+            return self._deliver()
         if not self.run or self._from_now:
             self._asked_ns = -(1 << 62)  # where to begin is asked first
             self._hold(published)
@@ -128,11 +135,12 @@ class Subscriber:
         if self._from_now:
             self._from_now = False
             self.last = caught.last
-        self._known_last = caught.last
+        if caught.up_to > caught.last:  # asked with a number that the journal does not have: another copy of it
+            self.last = self._known_last = caught.last
+        self._known_last = max(self._known_last, caught.last)
         if self.last < caught.oldest - 1:
             self.counters["missed"] += caught.oldest - 1 - self.last  # deleted by the journal's retention
             self.last = caught.oldest - 1
-        self.last = min(self.last, caught.last)  # a number from another journal
         events = self._deliver()
         if self.last < self._known_last:
             self._asked_ns = -(1 << 62)
@@ -143,7 +151,10 @@ class Subscriber:
         self.counters["runs"] += 1
         self.run, self.last, self._known_last = run, 0, -1
         self._held.clear()
+        self._passing.clear()
         self._volatile.clear()
+        self._backfill.reconnect()  # what the journal before still answers would be taken for its successor's
+        self._asked_ns = -(1 << 62)
 
     def _deliver(self) -> list[Event]:
         events: list[Event] = []
@@ -151,19 +162,22 @@ class Subscriber:
             del self._held[sequence]
         while (published := self._held.pop(self.last + 1, None)) is not None:
             self.last += 1
+            self._passing.pop(_name(published), None)
             if self._volatile.pop(_name(published), 0) is None:
                 continue  # was delivered when it had no number yet
             events += self._event(published)
+        while self._is_complete and self._passing:
+            name, published = self._passing.popitem(last=False)
+            self._volatile[name] = None
+            events += self._event(published)
+        while len(self._volatile) > HELD:
+            self._volatile.popitem(last=False)
         return events
 
-    def _deliver_volatile(self, published: Published) -> list[Event]:
-        name = _name(published)
-        if name in self._volatile:
-            return []
-        self._volatile[name] = None
-        if len(self._volatile) > HELD:
-            self._volatile.popitem(last=False)
-        return self._event(published)
+    @property
+    def _is_complete(self) -> bool:
+        """Whether all that is known to be in the journal is delivered."""
+        return bool(self.run) and not self._from_now and self._known_last <= self.last and not self._held
 
     def _event(self, published: Published) -> list[Event]:
         try:
@@ -176,15 +190,14 @@ class Subscriber:
         ]
 
     def _ask(self) -> None:
-        complete = self.run and not self._from_now and self._known_last <= self.last and not self._held
-        if complete or self._clock() - self._asked_ns < ASK_S * 1e9:
+        if self._is_complete or self._clock() - self._asked_ns < ASK_S * 1e9:
             return
         self._asked_ns = self._clock()
         limit = 0 if self._from_now else PORTION
         self._backfill.send(Since(self.run, self.last, limit))
 
 
-def _name(published: Published) -> tuple[str, int, int]:
+def _name(published: Published) -> Name:
     return (published.camera, published.epoch, published.origin)
 
 

@@ -133,7 +133,10 @@ class Supervisor:
 
 
 def stage_commands(line: Line, python: str = sys.executable) -> list[StageCommand]:
-    """The processes of a line: the publisher, then a worker and an acquire for each camera."""
+    """The processes of a line: the publisher, then for each camera a worker, a recorder if there is one, an acquire.
+
+    A recorder is up before acquire and gone after it; whatever happens to it, it does not end the line.
+    """
     stop_timeout_s = line.settings.transport.drain_s + CLOSING_S
 
     def command(stage: str, rank: int, camera: str | None, start_timeout_s: float) -> StageCommand:
@@ -142,7 +145,7 @@ def stage_commands(line: Line, python: str = sys.executable) -> list[StageComman
             name=f"{stage}@{camera}" if camera else stage,
             argv=[*argv, "--camera", camera] if camera else argv,
             rank=rank,
-            restart="always" if stage == "acquire" else "limited",
+            restart="limited" if stage in ("publisher", "worker") else "always",
             start_timeout_s=start_timeout_s,
             stop_timeout_s=stop_timeout_s,
         )
@@ -151,6 +154,7 @@ def stage_commands(line: Line, python: str = sys.executable) -> list[StageComman
     return [
         command("publisher", 0, None, 60),
         *(command("worker", 1, camera, 300) for camera in cameras),
+        *(command("record", 1, camera, 30) for camera in cameras if line.settings.recording),
         *(command("acquire", 2, camera, 90) for camera in cameras),
     ]
 

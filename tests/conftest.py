@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 import zipfile
 from collections.abc import Iterator, Sequence
@@ -157,6 +158,22 @@ def toy_bundle(path: Path, model: nn.Module | None = None, **changes: Any) -> Pa
 def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle of Smooth that finds blots on plain web."""
     return toy_bundle(tmp_path_factory.mktemp("toy") / "toy.pt")
+
+
+# ------------------------------------------------------------------------------------------------ a live line
+
+
+@pytest.fixture(scope="session")
+def simulated_camera(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The simulated camera's GenTL producer."""
+    from tests.line_rig import build_producer
+
+    if importlib.util.find_spec("harvesters") is None:
+        pytest.skip("the GenICam packages are not installed")
+    producer = build_producer(tmp_path_factory.mktemp("producer"))
+    if producer is None:
+        pytest.skip("the simulated camera needs a C compiler, and there is none")
+    return producer
 
 
 # ------------------------------------------------------------------------------------------------ looking inside

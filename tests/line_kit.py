@@ -2,25 +2,37 @@
 
 from __future__ import annotations
 
-import threading
 from collections import deque
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from linescan.cameras.camera import Lines, LinesLost
 from linescan.config import ImageBand, InspectionSettings
-from linescan.errors import CameraLostError
-from linescan.inspection import Finding, Footprint, Inspector
+from linescan.errors import CameraLostError, JournalFullError
+from linescan.inspection import FinalBand, Finding, Footprint, Inspector
 from linescan.journal import Journal
 from linescan.line import Line
-from linescan.messages import Event, Message, Published, RollStart, decode
+from linescan.messages import (
+    Gap,
+    Message,
+    Published,
+    Refused,
+    Region,
+    RollCommand,
+    RollEnd,
+    RollStart,
+    RollState,
+    Status,
+    decode,
+)
 from linescan.models.runner import Execution
 from linescan.stages.acquire import Acquire
+from linescan.stages.ledger import key_of
 from linescan.stages.publisher import Publisher
 from linescan.stages.worker import Worker
 from linescan.transport.memory import MemoryNetwork
@@ -41,6 +53,14 @@ def web(lines: int, seed: int = 0, defects: int = 12) -> NDArray[np.uint8]:
         height, width = generator.integers(5, 60), generator.integers(5, 12)
         pixels[top : top + height, left : left + width] = 255
     return pixels
+
+
+def numbered(pixels: NDArray[np.uint8], first: int = 0) -> NDArray[np.uint8]:
+    """The same web with each line's number written into its first two pixels, too dark to be found."""
+    lines = np.arange(first, first + len(pixels))
+    marked = pixels.copy()
+    marked[:, 0], marked[:, 1] = 60 + lines % 64, 60 + lines // 64 % 64
+    return marked
 
 
 @dataclass
@@ -95,10 +115,17 @@ class ArrayCamera:
 class ToyEngine:
     """In the place of stages.engine.Engine: the same Inspector, without a bundle."""
 
-    def __init__(self, stored: dict[str, Any] | None = None, settings: InspectionSettings = SETTINGS, batch: int = 16):
+    def __init__(
+        self,
+        stored: dict[str, Any] | None = None,
+        settings: InspectionSettings = SETTINGS,
+        batch: int = 16,
+        on_band: Callable[[FinalBand], None] | None = None,
+    ) -> None:
         self.settings = settings
         self.execution = Execution("cpu", "float32", batch, 1)
         self.stored = stored
+        self._on_band = on_band
 
     def check(self) -> None:
         pass
@@ -108,22 +135,25 @@ class ToyEngine:
 
     def inspector(self, start: RollStart, progress: Any) -> Inspector:
         footprint = Footprint(start.settings["columns"], 8, start.camera, start.roll)
-        return Inspector(self.settings, footprint, nothing, snapshot=progress.snapshot if progress else None)
+        snapshot = progress.snapshot if progress else None
+        return Inspector(self.settings, footprint, nothing, snapshot=snapshot, on_band=self._on_band)
 
     def announced(self, start: RollStart) -> RollStart:
         settings = {**start.settings, "execution": self.execution.as_dict()}
         return RollStart(start.camera, start.roll, "toy", start.first_line, settings)
 
 
-def write_line(folder: Path, **transport: Any) -> Line:
+def write_line(folder: Path, *, encoder: str = "", rolls: str = "at-start", **transport: Any) -> Line:
     """A line.toml of one camera, small enough budgets given by name."""
     text = [
         'recipe = "toy.toml"',
+        f'rolls = "{rolls}"',
         "[[cameras]]",
         'name = "cam0"',
         'producer = "none.cti"',
         'serial = "1"',
         "max_line_rate_hz = 1000.0",
+        *(["[cameras.encoder]", encoder] if encoder else []),
         "[transport]",
         f'directory = "{folder}/run"',
         *(f"{key} = {value}" for key, value in transport.items()),
@@ -152,12 +182,19 @@ class Desk:
         self.acquire: Acquire | None = None
         self.journal: Journal | None = None
         self.publisher: Publisher | None = None
+        self.control = self.network.client(self.line.control_endpoint)
+        self.lines_seen: dict[int, int] = {}  # line of the roll → the number in its pixels, of all that was inspected
 
     # ---- stages come and go
 
     def start_publisher(self) -> None:
         self.journal = Journal(Path(self.line.settings.journal.file), self.line.settings.journal)
         self.publisher = Publisher(self.line, self.journal, self.network, clock_ns=self.clock, utc_ns=self.clock)
+
+    def stop_publisher(self) -> None:
+        assert self.publisher is not None
+        self.publisher.close()
+        self.kill_publisher()
 
     def kill_publisher(self) -> None:
         """Without a last commit; what was in its sockets is gone."""
@@ -180,18 +217,56 @@ class Desk:
         self.acquire = None
         self.network.servers.pop(self.line.frames_endpoint("cam0")).close()
 
+    def stop_acquire(self, cause: Literal["shutdown", "camera-lost"] = "shutdown", seconds: float = 20.0) -> bool:
+        """In order; whether all that was kept went over in time."""
+        acquire, self.acquire = self.acquire, None
+        assert acquire is not None
+        drained = acquire.drain(cause, self.clock.now + int(seconds * 1e9), self.turn)
+        self.network.servers.pop(self.line.frames_endpoint("cam0")).close()
+        return drained
+
+    def freeze_worker(self, worker: Worker) -> None:
+        """As SIGSTOP does: its connections stay, and it does nothing until it is among the workers again."""
+        self.workers.remove(worker)
+
     def start_worker(self) -> Worker:
-        name = f"worker-{len(self.workers)}"
+        name = f"worker-{len(self.workers)}"  # what the log says: nothing else depends on it
         worker = Worker(self.line, "cam0", self.network, self.engine, name=name, clock_ns=self.clock)
         self.workers.append(worker)
         return worker
 
     def kill_worker(self, worker: Worker) -> None:
         self.workers.remove(worker)
-        for link in worker._links:  # noqa: SLF001 - what the system does to a process
+        for link in worker._links:  # what the system does to a process
             link.close()
 
     # ---- time passes
+
+    def feed(self, camera: ArrayCamera, pixels: NDArray[Any], heights: int | Iterable[int] = 32, **paced: Any) -> None:
+        """Delivers the lines in frames of those heights (the last one repeats), at less than the highest line rate.
+
+        Args:
+            paced: `encoder`: count of the first line; `turns`: of all stages after each frame.
+        """
+        cuts, height, first = iter([heights] if isinstance(heights, int) else heights), 32, 0
+        count, turns = paced.get("encoder"), paced.get("turns", 2)
+        while first < len(pixels):
+            height = next(cuts, height)
+            frame = pixels[first : first + height]
+            self.clock.advance(len(frame) / 900)
+            camera.deliver(frame, None if count is None else count + first)
+            self.turn(turns, 0.0)
+            first += len(frame)
+
+    def command(self, action: Literal["start", "end", "status"], roll: str = "") -> RollState | Refused:
+        """What an operator asks for, and the publisher's answer."""
+        self.control.send(RollCommand(action, roll, ""))
+        self.turn()
+        received = self.control.receive()
+        assert received is not None
+        assert isinstance(received.message, RollState | Refused)
+        self.turn()
+        return received.message
 
     def turn(self, times: int = 1, seconds: float = 0.01) -> None:
         for _ in range(times):
@@ -216,7 +291,31 @@ class Desk:
 
     @property
     def events(self) -> list[Message]:
+        """What the world was told."""
         return [decode(published.event) for published in self.published]
+
+    @property
+    def stored(self) -> list[Message]:
+        """What is in the journal."""
+        assert self.journal is not None
+        return [decode(published.event) for published in self.journal.since(0, 10**6)]
+
+    def watch(self, band: FinalBand) -> None:
+        """For an engine's `on_band`: writes down which line of the web was inspected under which number."""
+        web = (band.band.web[0, :, :2].numpy() * 255).round().astype(int)
+        for line, (low, high) in enumerate(web - 60, start=band.first_line):
+            self.lines_seen[line] = int(low + 64 * high)
+
+    def counters(self) -> dict[str, int]:
+        """Of all stages, by name."""
+        found: dict[str, int] = dict(self.publisher.counters) if self.publisher is not None else {}
+        for status in self._statuses():
+            found.update(status.counters)
+        return found
+
+    def _statuses(self) -> list[Status]:
+        stages = [self.acquire, *self.workers]
+        return [stage.status() for stage in stages if stage is not None]
 
 
 def undisturbed(pixels: NDArray[np.uint8], roll: str, settings: InspectionSettings = SETTINGS) -> list[Finding]:
@@ -226,7 +325,41 @@ def undisturbed(pixels: NDArray[np.uint8], roll: str, settings: InspectionSettin
 
 
 def findings(events: list[Message]) -> list[Message]:
-    return [event for event in events if type(event).__name__ in ("Region", "Gap")]
+    return [event for event in events if isinstance(event, Region | Gap)]
 
 
-__all__ = ["COLUMNS", "Event", "threading", "torch"]
+def gaps(events: list[Message]) -> list[Gap]:
+    return [event for event in events if isinstance(event, Gap)]
+
+
+def check_account(events: list[Message], roll: str) -> RollEnd:
+    """§1's equation from outside: each event once, gaps disjoint, and their sum with the inspected lines is all."""
+    told = [event for event in events if getattr(event, "roll", "") == roll and not isinstance(event, RollStart)]
+    keys = [key_of(event) for event in told]
+    assert len(set(keys)) == len(keys), "an event was told twice"
+    end = told[-1]
+    assert isinstance(end, RollEnd)
+    assert end.inspected_up_to == end.lines == end.lines_inspected + end.lines_in_gaps
+    covered = [line for gap in gaps(told) for line in range(gap.first_line, gap.last_line + 1)]
+    assert len(set(covered)) == len(covered) == end.lines_in_gaps
+    assert max(covered, default=-1) < end.lines
+    return end
+
+
+class Full:
+    """A disk without room: `journal.commit` and the others refuse while it is in their place."""
+
+    def __init__(self, journal: Journal, *methods: str) -> None:
+        self._journal, self._methods = journal, methods or ("commit",)
+
+    def __enter__(self) -> Full:
+        for name in self._methods:
+            setattr(self._journal, name, self._refuse)
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        for name in self._methods:
+            delattr(self._journal, name)
+
+    def _refuse(self, *_args: object, **_named: object) -> Any:
+        raise JournalFullError("no room")

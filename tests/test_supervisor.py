@@ -392,3 +392,14 @@ def test_the_processes_of_a_line(tmp_path: Path) -> None:
     common = ["python", "-m", "linescan.cli.main"]
     assert stages[0].argv == [*common, "publisher", "--config", str(path)]
     assert stages[4].argv == [*common, "acquire", "--config", str(path), "--camera", "b"]
+
+
+def test_a_recorder_for_each_camera_where_frames_are_recorded(tmp_path: Path) -> None:
+    path = tmp_path / "line.toml"
+    path.write_text(
+        'recipe = "r.toml"\n[recording]\ndirectory = "r"\n[[cameras]]\nname = "a"\nproducer = "x.cti"\nserial = "1"\n'
+        "max_line_rate_hz = 1\n"
+    )
+    recorder = stage_commands(Line(path), "python")[2]
+    assert (recorder.name, recorder.rank, recorder.restart) == ("record@a", 1, "always")
+    assert recorder.argv[3:] == ["record", "--config", str(path), "--camera", "a"]

@@ -291,6 +291,8 @@ device = "cpu"
 precision = "float32"
 batch = 64
 threads = 1
+[recording]
+directory = "/var/lib/linescan/recordings"
 """
 ACQUIRE = """[Service]
 Environment=LINESCAN_SIM_DIR=/etc/linescan/camera
@@ -362,6 +364,11 @@ class RunningLine:
 
     def restarts(self) -> int:
         return int(self.container.property(ACQUIRES, "NRestarts"))
+
+    def recorded(self, folder: str) -> int:
+        """Bytes of recordings; their last buffer comes when the file is closed."""
+        sizes = self.container.run("bash", "-c", f"stat --format=%s {folder}/*.mcap*", check=False).split()
+        return sum(int(size) for size in sizes if size.isdecimal())
 
     def frames(self) -> list[Any]:
         """What the camera delivered, frame by frame, and every web line is accounted for."""
@@ -459,3 +466,15 @@ def test_an_unplugged_camera_is_awaited(line: RunningLine) -> None:
     assert (gap["cause"], gap["estimated"]) == ("camera-lost", False)
     said = line.container.run("journalctl", f"--unit={ACQUIRES}", "--boot", "--output=cat")
     assert "status=75" in said
+
+
+@pytest.mark.slow
+def test_a_recorder_writes_into_its_folder_alone(line: RunningLine) -> None:
+    line.linescan("roll start")
+    line.container.run("systemctl", "start", "linescan-recorder@cam0")
+    folder = "/var/lib/linescan/recordings/cam0"
+    line.container.wait_for(lambda: line.recorded(folder) > 500_000, "half a megabyte of frames")
+    line.container.run("systemctl", "stop", "linescan-recorder@cam0")
+    line.end_roll()
+    assert line.container.property("linescan-recorder@cam0", "Result") == "success"
+    assert line.container.run("stat", "--format=%a %U", folder).endswith(" linescan")

@@ -1,4 +1,4 @@
-"""linescan bench: what the machine at hand does with a bundle."""
+"""linescan bench: what the machine at hand does with a bundle, or with --live as a line."""
 
 from __future__ import annotations
 
@@ -24,6 +24,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--width", type=int, default=2048, metavar="W", help="columns of the web (default: 2048)")
     parser.add_argument("--lines", type=int, default=2048, metavar="N", help="lines of the web (default: 2048)")
     parser.add_argument("--memory", action="store_true", help="only the peak memory over a roll of --lines lines")
+    parser.add_argument("--live", action="store_true", help="the line instead: transport, full speed, memory over time")
+    parser.add_argument("--simulator", type=Path, metavar="CTI", help="with --live: the simulated camera")
+    parser.add_argument(
+        "--seconds", type=float, default=20.0, metavar="N", help="with --live: of full speed (default: 20)"
+    )
+    parser.add_argument(
+        "--minutes", type=float, default=2.0, metavar="N", help="with --live: of memory over time (default: 2)"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures there")
 
 
@@ -31,6 +39,8 @@ def run(args: argparse.Namespace) -> int:
     for name in ("width", "lines"):
         if getattr(args, name) < 1:
             raise ConfigError(f"--{name} {getattr(args, name)}: at least 1 expected")
+    if args.live:
+        return run_live(args)
     setup = load_setup(args.model, args.recipe, stride=args.stride, threshold=args.threshold)
     chosen = choose_execution(setup.bundle, args.device, args.precision, args.batch, args.threads)
     figures: dict[str, Any] = {"machine": machine(), "execution": chosen.as_dict()}
@@ -63,6 +73,25 @@ def run(args: argparse.Namespace) -> int:
                 f"{result.ratio:.2f} of the bare forward's {result.bare_patches_per_second:.0f} "
                 f"(batch {result.bare_batch})"
             )
-    if args.json is not None:
-        write_atomically(args.json, json.dumps(figures, indent=1).encode())
+    _write(args.json, figures)
     return 0
+
+
+def run_live(args: argparse.Namespace) -> int:
+    from linescan.live_bench.report import live
+
+    if not (0 < args.seconds <= 3600 and 0 < args.minutes <= 60):
+        raise ConfigError(f"--seconds {args.seconds:g} --minutes {args.minutes:g}: up to 3600 s and 60 min expected")
+    figures: dict[str, Any] = {"machine": machine()}
+    print("  ".join(f"{key} {value}" for key, value in figures["machine"].items()))
+    setup = None
+    if args.model is not None or args.recipe is not None:
+        setup = load_setup(args.model, args.recipe, stride=args.stride, threshold=args.threshold)
+    figures |= live(setup, args.simulator, args.seconds, args.minutes)
+    _write(args.json, figures)
+    return 0
+
+
+def _write(path: Path | None, figures: dict[str, Any]) -> None:
+    if path is not None:
+        write_atomically(path, json.dumps(figures, indent=1).encode())

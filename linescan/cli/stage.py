@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -113,8 +114,9 @@ def run_worker(args: argparse.Namespace) -> int:
         exported(line, "worker", camera) as metrics,
         stopped_by_signal() as stop,
     ):
+        make_engine = partial(Engine, line, camera)
         worker = Worker(
-            line, camera, network, lambda stored: Engine(line, stored), name=f"worker-{os.getpid()}", metrics=metrics
+            line, camera, network, make_engine, name=f"worker-{os.getpid()}", metrics=metrics, alive=health.turn
         )
         ready = False
         while not stop.is_set():

@@ -41,6 +41,10 @@ class FootageFrame:
     """where the recording knows it (MCAP); None: follows the previous frame"""
     header: messages.Frame | None = None
     """MCAP only"""
+    roll: str | None = None
+    """whose lines these are, where the recording says it (MCAP); None: of the roll before"""
+    cause: messages.GapCause = "unreadable"
+    """why there are no pixels; others are the live line's, whose stream stopped for a while where `lines` is 0"""
 
 
 def unreadable(name: str, error: str, lines: int = 0) -> FootageFrame:
@@ -63,6 +67,8 @@ class Footage(ABC):
     """for a progress bar: frames times the height of the first one; None where the number of frames is unknown"""
     truncated: str | None = None
     """after an iteration: how the recording ended before its announced end, None where it did not"""
+    camera: str | None = None
+    """where the recording knows it (MCAP)"""
 
     def __init__(self, path: str) -> None:
         """Looks for the first readable frame of the recording at `path`."""
@@ -104,7 +110,7 @@ class Footage(ABC):
             frame = self._like_the_first(_in_range(stored))
             if frame.pixels is not None:
                 height = frame.lines
-            known = frame.lines > 0
+            known = frame.lines > 0 or frame.cause != "unreadable"
             yield replace(
                 frame,
                 bit_depth=self.bit_depth,

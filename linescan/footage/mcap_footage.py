@@ -1,262 +1,153 @@
-"""Reading MCAP recordings: front to back, whole chunks only, so that a recording without its end is read as well."""
+"""MCAP recordings as footage: the files of one camera, one after the other, with what their damage has swallowed."""
 
 from __future__ import annotations
 
-import struct
-import zlib
-from collections.abc import Generator, Iterator
+from collections import Counter
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
-from io import BytesIO
 from pathlib import Path
-from typing import BinaryIO
 
-from mcap.data_stream import ReadDataStream
-from mcap.exceptions import McapError, UnsupportedCompressionError
-from mcap.opcode import Opcode
-from mcap.records import Channel, Chunk, McapRecord, Message, Statistics
-from mcap.stream_reader import breakup_chunk
-
-from linescan import messages
 from linescan.errors import FootageError
 from linescan.footage.frames import Footage, FootageFrame, unreadable
-from linescan.footage.mcap import ENCODING, TOPIC, unpack
-
-MAGIC = b"\x89MCAP0\r\n"
-_WANTED = (Opcode.CHUNK, Opcode.MESSAGE, Opcode.CHANNEL, Opcode.STATISTICS)
-_RECORD = struct.Struct("<BQ")  # opcode, length
-_FOOTER = struct.Struct("<BQQQI8s")  # opcode, length, start of summary, of summary offsets, CRC, magic
-# What parsing a damaged record raises: the package's own, short fields, bad text or checksum, lz4, absurd sizes.
-_DAMAGE: tuple[type[Exception], ...] = (McapError, struct.error, ValueError, RuntimeError, MemoryError, OverflowError)
-try:
-    from zstandard import ZstdError
-
-    _DAMAGE = (*_DAMAGE, ZstdError)
-except ImportError:
-    pass
+from linescan.footage.mcap import RollEvent
+from linescan.footage.mcap_file import Chosen, McapFile, ambiguous
+from linescan.messages import Gap, GapCause, RollEnd, RollStart
 
 
 @dataclass(frozen=True)
-class Summary:
-    """What a finished recording says at its end."""
+class _Place:
+    """The first line of a roll that is still to come."""
 
-    channels: dict[int, Channel]
-    counts: dict[int, int]
-    """messages by channel"""
-
-    def cameras(self) -> list[str]:
-        return sorted({channel.topic.removeprefix(TOPIC) for channel in self.channels.values() if _is_ours(channel)})
-
-    def frames(self, camera: str) -> int:
-        return sum(
-            self.counts.get(number, 0)
-            for number, channel in self.channels.items()
-            if _is_ours(channel) and channel.topic == TOPIC + camera
-        )
+    roll: str
+    line: int
 
 
 class McapFootage(Footage):
-    """The frames of one camera of an MCAP recording, finished or cut off.
+    """The frames of one camera of an MCAP recording, finished or cut off, in one file or in several.
 
     A chunk with a wrong checksum, or a message without a header, becomes one unreadable frame with those next to it,
     its lines reckoned from the line numbers around it; where these leave no room for lost lines (it held another
-    camera's) there is none. Lines that were never recorded show in `first_line` alone. After an iteration `ignored`
-    counts the messages of other topics and `damaged` the chunks that could not be read.
+    camera's) there is none. Lines that the live line lost are a frame with its `cause`; lines that were never recorded
+    show in `first_line` alone. After an iteration `ignored` counts the messages of other topics and `damaged` the
+    chunks that could not be read.
     """
 
     ignored = 0
     damaged = 0
 
-    def __init__(self, path: Path, camera: str | None = None) -> None:
+    def __init__(self, paths: Path | Sequence[Path], camera: str | None = None) -> None:
         """`camera` is needed where the recording has several; raises FootageError.
 
         A recording that was not finished has no list of its cameras: then a second one raises when its first frame
         is reached.
         """
-        self._file = path
-        self._summary = self._opened()
-        self.camera, self._chosen = camera, camera is not None
-        if self._summary is not None:
-            cameras = self._summary.cameras()
-            if camera is None and len(cameras) > 1:
-                raise _ambiguous(path, cameras)
-            if not cameras or (camera is not None and camera not in cameras):
-                expected = "a camera" if camera is None else f"camera {camera!r}"
-                raise FootageError(f"{path}: frames of {expected} expected, it has cameras {cameras}")
-            self.camera = camera or cameras[0]
-        super().__init__(str(path))
-
-    def _opened(self) -> Summary | None:
-        try:
-            with self._file.open("rb") as stream:
-                magic = stream.read(len(MAGIC))
-                if magic != MAGIC:
-                    raise FootageError(f"{self._file}: an MCAP recording expected, it begins with {magic!r}")
-                return _read_summary(stream)
-        except OSError as error:
-            raise FootageError(f"{self._file}: cannot be read: {error.strerror}") from error
+        files = [paths] if isinstance(paths, Path) else list(paths)
+        title = str(files[0]) if len(files) == 1 else f"{files[0]} … {files[-1].name}"
+        self._files = [McapFile(path, part=len(files) > 1) for path in files]
+        cameras = {name for file in self._files if file.summary is not None for name in file.summary.cameras()}
+        if camera is None and len(cameras) > 1:
+            raise ambiguous(title, cameras)
+        complete = all(file.summary is not None for file in self._files)
+        if complete and (not cameras or (camera is not None and camera not in cameras)):
+            expected = "a camera" if camera is None else f"camera {camera!r}"
+            raise FootageError(f"{title}: frames of {expected} expected, it has cameras {sorted(cameras)}")
+        self._chosen = Chosen(camera or next(iter(cameras), None), asked=camera is not None)
+        self._name = ""
+        super().__init__(title)
+        self.camera = self._chosen.camera
 
     def _count(self) -> int | None:
-        return self._summary.frames(self.camera or "") if self._summary is not None else None
+        summaries = [file.summary for file in self._files]
+        counts = [summary.frames(self._chosen.camera or "") for summary in summaries if summary is not None]
+        return sum(counts) if len(counts) == len(summaries) else None
 
     def _frames(self) -> Generator[FootageFrame, None, None]:
-        for index, frame in enumerate(self._accounted()):
-            yield replace(frame, name=f"{self._file.name}#{index}")
+        indexes: Counter[str] = Counter()
+        for frame in self._accounted():
+            yield replace(frame, name=f"{self._name}#{indexes[self._name]}")
+            indexes[self._name] += 1
+        self.camera = self._chosen.camera
 
     def _accounted(self) -> Iterator[FootageFrame]:
         """The frames and, between them, one for what damaged chunks and messages have swallowed."""
         damage: str | None = None
-        before: messages.Frame | None = None
-        for item in self._messages():
-            if isinstance(item, str) or item.header is None:
+        before: _Place | None = None
+        for item in self._stored():
+            if isinstance(item, str) or (isinstance(item, FootageFrame) and item.header is None):
                 damage = damage or (item if isinstance(item, str) else item.error)
                 continue
+            here = _start(item, before)
+            if here is None:
+                continue
             if damage is not None:
-                lost = _lost(damage, before, item.header)
+                lost = _lost(damage, before, here, item.lines if isinstance(item, FootageFrame) else 0)
                 if lost is not None:
                     yield lost
+                    before = _Place(here.roll, here.line) if lost.lines else before
                 damage = None
-            yield item
-            before = item.header
+            frame = item if isinstance(item, FootageFrame) else _told(item, here, before)
+            if frame is None:
+                continue
+            yield frame
+            end = here.line if frame.first_line is None else frame.first_line + frame.lines
+            before = _Place(here.roll, max(end, here.line))
         if damage is not None:
-            yield replace(unreadable("", damage), first_line=_end(before))
+            yield replace(unreadable("", damage), first_line=None if before is None else before.line)
 
-    def _messages(self) -> Iterator[FootageFrame | str]:
-        """The camera's frames as they are stored; a text in the place of a chunk that cannot be read."""
-        self.truncated, self.ignored, self.damaged, seen = None, 0, 0, 0
-        channels = dict(self._summary.channels) if self._summary is not None else {}
-        with self._file.open("rb") as stream:
-            records = Records(stream, len(MAGIC), stream.seek(0, 2))
-            for opcode, data in records:
-                parsed = self._parsed(opcode, data)
-                if isinstance(parsed, str):
-                    self.damaged += 1
-                    yield parsed
-                    continue
-                for record in parsed:
-                    if isinstance(record, Channel):
-                        channels[record.id] = record
-                    elif isinstance(record, Message):
-                        frame = self._frame(channels.get(record.channel_id), record.data)
-                        if frame is not None:
-                            seen += 1
-                            yield frame
-        self.truncated = self._ending(records, seen)
+    def _stored(self) -> Iterator[FootageFrame | RollEvent | str]:
+        """What the files hold, in order."""
+        self.truncated, self.ignored, self.damaged = None, 0, 0
+        for file in self._files:
+            self._name = file.path.name
+            yield from file.read(self._chosen)
+            self.ignored += file.ignored
+            self.damaged += file.damaged
+            self.truncated = self.truncated or file.truncated
 
-    def _parsed(self, opcode: int, data: bytes) -> list[McapRecord] | str:
-        """The records in a chunk (its checksum verified) or the record itself; a text where it is damaged."""
-        stream = ReadDataStream(BytesIO(data))
-        try:
-            if opcode == Opcode.CHUNK:
-                return breakup_chunk(Chunk.read(stream), validate_crc=True)
-            if opcode == Opcode.MESSAGE:
-                return [Message.read(stream, len(data))]
-            return [Channel.read(stream)] if opcode == Opcode.CHANNEL else []
-        except UnsupportedCompressionError as error:
-            raise FootageError(f"{self._file}: {error}: a package is missing") from error
-        except _DAMAGE as error:
-            return f"is lost: a part of the recording is damaged ({str(error) or type(error).__name__})"
 
-    def _ending(self, records: Records, seen: int) -> str | None:
-        expected = self._count()
-        if records.broken is not None:
-            return f"{self._file} was not finished or is damaged: its records end at byte {records.broken}"
-        if expected is not None and seen != expected:
-            return f"{self._file} says that it has {expected} frames, {seen} are readable"
+def _start(item: FootageFrame | RollEvent, before: _Place | None) -> _Place | None:
+    """Where what comes next begins; None where that says nothing about lines."""
+    if isinstance(item, FootageFrame):
+        assert item.header is not None
+        return _Place(item.header.roll, item.header.first_line)
+    if isinstance(item, RollStart):
         return None
-
-    def _frame(self, channel: Channel | None, data: bytes) -> FootageFrame | None:
-        """The frame in a message; None (and counted) where it is not one of this camera."""
-        frame = None
-        if channel is not None:  # a damaged chunk may have held the channel: then the message itself knows its camera
-            camera = channel.topic.removeprefix(TOPIC) if _is_ours(channel) else None
-        else:
-            frame = unpack(data)
-            camera = frame.header.camera if frame.header is not None else None
-        if camera is not None and self.camera is None:
-            self.camera = camera
-        if camera is None or camera != self.camera:
-            if camera is not None and not self._chosen:
-                raise _ambiguous(self._file, sorted({camera, self.camera or ""}))
-            self.ignored += 1
-            return None
-        return frame or unpack(data, camera)
+    if isinstance(item, Gap):
+        return _Place(item.roll, item.first_line)
+    if isinstance(item, RollEnd):
+        return _Place(item.roll, item.lines)
+    return before if before is not None and before.roll == item.roll else None
 
 
-class Records:
-    """The records between two bytes of a file that matter here, as (opcode, content), up to the data section's end.
+def _told(event: RollEvent, here: _Place, before: _Place | None) -> FootageFrame | None:
+    """The lines that the live line lost, as a frame in their place; none of them where its stream ended for a while."""
+    reached = before.line if before is not None and before.roll == here.roll else None
+    if isinstance(event, Gap):
+        first = here.line if reached is None else max(here.line, reached)
+        return _gap_frame(event.roll, first, event.last_line + 1 - first, event.cause, event.estimated)
+    if isinstance(event, RollEnd):
+        missing = event.lines - (reached or 0)
+        return _gap_frame(event.roll, reached or 0, missing, "incomplete") if missing > 0 else None
+    return _gap_frame(event.roll, here.line, 0, "shutdown")
 
-    `broken` says afterwards where they ended before that. A wrong length cannot be told from a file that is cut off:
-    what follows is not searched for records.
+
+def _gap_frame(roll: str, first: int, lines: int, cause: GapCause, estimated: bool = False) -> FootageFrame:
+    error = f"was lost before it could be recorded ({cause})"
+    lost = unreadable("", error, max(lines, 0))
+    return replace(lost, estimated=estimated, first_line=first, roll=roll, cause=cause)
+
+
+def _lost(damage: str, before: _Place | None, here: _Place, lines_after: int) -> FootageFrame | None:
+    """The lines lost between two places; None where their numbers leave no room for any.
+
+    `lines_after` is how many what follows has: of what is lost at a recording's beginning nothing else is known.
     """
-
-    def __init__(self, stream: BinaryIO, at: int, end: int) -> None:
-        self._stream, self._at, self._end = stream, at, end
-        self.broken: int | None = None
-
-    def __iter__(self) -> Iterator[tuple[int, bytes]]:
-        at = self._at
-        while True:
-            self._stream.seek(at)
-            head = self._stream.read(_RECORD.size)
-            opcode, length = _RECORD.unpack(head) if len(head) == _RECORD.size else (0, 0)
-            if opcode == Opcode.DATA_END:
-                return
-            if opcode == 0 or at + _RECORD.size + length > self._end:
-                self.broken = at
-                return
-            if opcode in _WANTED:
-                yield opcode, self._stream.read(length)
-            at += _RECORD.size + length
-
-
-def _read_summary(stream: BinaryIO) -> Summary | None:
-    """The summary at the file's end; None where there is none, or not a whole one."""
-    end = stream.seek(0, 2) - _FOOTER.size
-    if end < len(MAGIC):
-        return None
-    stream.seek(end)
-    footer = stream.read(_FOOTER.size)
-    opcode, _, start, _, crc, magic = _FOOTER.unpack(footer)
-    if opcode != Opcode.FOOTER or magic != MAGIC or not len(MAGIC) <= start <= end:
-        return None
-    stream.seek(start)
-    summary = zlib.crc32(stream.read(end - start))
-    if crc and zlib.crc32(footer[: -4 - len(MAGIC)], summary) != crc:
-        return None
-    channels, counts = {}, {}
-    try:
-        for kind, data in Records(stream, start, end):
-            content = ReadDataStream(BytesIO(data))
-            if kind == Opcode.CHANNEL:
-                channel = Channel.read(content)
-                channels[channel.id] = channel
-            elif kind == Opcode.STATISTICS:
-                counts = dict(Statistics.read(content).channel_message_counts)
-    except _DAMAGE:
-        return None
-    return Summary(channels, counts) if counts else None
-
-
-def _is_ours(channel: Channel) -> bool:
-    return channel.message_encoding == ENCODING and channel.topic.startswith(TOPIC)
-
-
-def _ambiguous(path: Path, cameras: list[str]) -> FootageError:
-    return FootageError(f"{path}: it has frames of the cameras {', '.join(cameras)}: choose one with camera=")
-
-
-def _end(frame: messages.Frame | None) -> int | None:
-    return None if frame is None else frame.first_line + frame.lines
-
-
-def _lost(damage: str, before: messages.Frame | None, after: messages.Frame | None) -> FootageFrame | None:
-    """The lines lost between two frames; None where their numbers leave no room for any."""
-    lost, start = unreadable("", damage), _end(before)
-    if after is None or (before is not None and before.roll != after.roll):
-        return replace(lost, first_line=start)
-    if start is None:  # before the first frame: at most as many lines as it has, and not before the roll's start
-        lines = min(after.lines, after.first_line)
-        lost = replace(lost, lines=lines, first_line=after.first_line - lines, estimated=True)
+    lost = unreadable("", damage)
+    if before is not None and before.roll != here.roll:
+        return replace(lost, first_line=before.line)
+    if before is None:  # at most as many lines as what follows has, and not before the roll's start
+        lines = min(lines_after, here.line)
+        lost = replace(lost, lines=lines, first_line=here.line - lines, estimated=True)
         return lost if lines else None
-    lines = after.first_line - start
-    return replace(lost, lines=lines, first_line=start) if lines > 0 else None
+    lines = here.line - before.line
+    return replace(lost, lines=lines, first_line=before.line) if lines > 0 else None

@@ -1,9 +1,10 @@
-"""What the arguments of a command mean: a folder, a pattern, image files, a video or a recording."""
+"""What the arguments of a command mean: a folder, a pattern, image files, a video, the files of a recording."""
 
 from __future__ import annotations
 
 import glob
 import itertools
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from linescan.footage.video import VideoFootage
 IMAGES = frozenset({".png", ".bmp", ".tif", ".tiff", ".jpg", ".jpeg"})
 VIDEOS = frozenset({".avi", ".mp4", ".mkv", ".mov", ".m4v", ".webm", ".mpg", ".mpeg", ".ts", ".wmv"})
 RECORDINGS = frozenset({".mcap"})
+NUMBERED = re.compile(r"-(\d+)$")  # the end of a recording's name: the number of its file among the camera's
 _EXPECTED = "image files (.png .bmp .tif .tiff .jpg .jpeg)"
 
 
@@ -24,8 +26,9 @@ def open_footage(
 ) -> Footage:
     """Opens recorded footage: a folder or pattern of images, image files, one video, or one MCAP recording.
 
-    Images are read in name order, each page of a TIFF is a frame. `bit_depth` (10, 12, 16) is what full scale means
-    in 16-bit images; `camera` chooses one of an MCAP recording. Raises FootageError where there is nothing readable.
+    Images are read in name order, each page of a TIFF is a frame; the files of a recording by the number at the end of
+    their names. `bit_depth` (10, 12, 16) is what full scale means in 16-bit images; `camera` chooses one of an MCAP
+    recording. Raises FootageError where there is nothing readable.
     """
     arguments = [paths] if isinstance(paths, str | Path) else list(paths)
     if not arguments:
@@ -41,7 +44,7 @@ def open_footage(
         raise FootageError(f"{title}: bit_depth={bit_depth} was given, but only 16-bit images need it")
     if kind is IMAGES:
         return ImageFootage(title, files, bit_depth)
-    return VideoFootage(files[0]) if kind is VIDEOS else McapFootage(files[0], camera)
+    return VideoFootage(files[0]) if kind is VIDEOS else McapFootage(sorted(files, key=_number), camera)
 
 
 def find_files(arguments: Sequence[str | Path]) -> list[Path]:
@@ -53,7 +56,7 @@ def find_files(arguments: Sequence[str | Path]) -> list[Path]:
             if path.is_dir():
                 if len(arguments) > 1:
                     raise FootageError(f"{path}: a folder is footage of its own, more was given")
-                files += _images_in(path)
+                files += _content(path)
             elif path.exists() or not glob.has_magic(str(argument)):
                 path.stat()
                 files.append(path)
@@ -68,11 +71,19 @@ def find_files(arguments: Sequence[str | Path]) -> list[Path]:
     return files
 
 
-def _images_in(folder: Path) -> list[Path]:
-    found = [path for path in folder.iterdir() if path.suffix.lower() in IMAGES and not _is_left_out(path)]
-    if not found:
-        raise FootageError(f"{folder}: {_EXPECTED} expected, the folder has none")
-    return found
+def _content(folder: Path) -> list[Path]:
+    """The folder's images, or where it has none the files of the recording that it holds."""
+    files = [path for path in folder.iterdir() if not _is_left_out(path)]
+    for kind in (IMAGES, RECORDINGS):
+        found = [path for path in files if path.suffix.lower() in kind]
+        if found:
+            return found
+    raise FootageError(f"{folder}: {_EXPECTED} expected, the folder has none")
+
+
+def _number(recording: Path) -> tuple[int, str]:
+    number = NUMBERED.search(recording.stem)
+    return (int(number[1]) if number else -1, recording.name)
 
 
 def _matches(pattern: str) -> list[Path]:
@@ -99,6 +110,6 @@ def _kind(title: str, files: Sequence[Path]) -> frozenset[str]:
     if len(kinds) > 1:
         raise FootageError(f"{title}: files of one kind expected: images, a video or an MCAP recording")
     kind = kinds.pop()
-    if len(files) > 1 and kind is not IMAGES:
+    if len(files) > 1 and kind is VIDEOS:
         raise FootageError(f"{title}: {len(files)} recordings, one expected")
     return kind

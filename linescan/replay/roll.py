@@ -26,7 +26,7 @@ def inspect_roll(
     on_finding: Callable[[Finding], None],
     on_frame: Callable[[FootageFrame, int], None] | None = None,
 ) -> RollResult:
-    """Pushes frames to the roll's end; a frame that cannot be read becomes a gap.
+    """Pushes frames to the roll's end; a frame that cannot be read, or that the live line lost, becomes a gap.
 
     `on_frame` is told each frame and its first line before the engine gets it.
     """
@@ -56,7 +56,7 @@ def _push(inspector: Inspector, frame: FootageFrame, first: int) -> list[Finding
     findings: list[Finding] = []
     if first > inspector.lines_scanned:
         findings += inspector.push_gap(first - 1, "incomplete")
-    return findings + inspector.push_gap(first + frame.lines - 1, "unreadable", frame.estimated)
+    return findings + inspector.push_gap(first + frame.lines - 1, frame.cause, frame.estimated)
 
 
 def _roll_end(inspector: Inspector) -> RollEnd:

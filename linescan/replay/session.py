@@ -24,7 +24,10 @@ from linescan.replay.roll import RollResult, inspect_roll, stem_of
 
 @dataclass(frozen=True)
 class ReplayOptions:
-    """What to write and how fast: `lines_per_second` 0 is as fast as the machine can."""
+    """What to write and how fast: `lines_per_second` 0 is as fast as the machine can.
+
+    `camera` and `roll` are the names in the events where the footage does not know them.
+    """
 
     output: Path | None = None
     residuals: bool = False
@@ -118,7 +121,7 @@ class Replay:
                     sink.add_band(final)
 
         def on_frame(frame: FootageFrame, first: int) -> None:
-            if frame.error is not None:
+            if frame.error is not None and frame.lines:
                 self._on_note(f"{frame.name} {frame.error}: its {frame.lines} lines are a gap")
             if picture is not None:
                 picture.add_lines(frame.pixels, frame.lines, first, frame.bit_depth)
@@ -126,13 +129,13 @@ class Replay:
 
         inspector = Inspector(
             settings,
-            Footprint(footage.columns, footage.bit_depth, options.camera, name),
+            Footprint(footage.columns, footage.bit_depth, footage.camera or options.camera, name),
             self._runner,
             device=self._runner.device,
             calibration=self._setup.calibration,
             on_band=on_band,
         )
-        self._tell(self._start(name), events)
+        self._tell(self._start(inspector.footprint), events)
         with residuals or nullcontext():
             result = inspect_roll(inspector, frames, lambda finding: self._tell(finding, events), on_frame)
             self._tell(result.end, events)
@@ -142,9 +145,9 @@ class Replay:
                 residuals.save(options.output / f"residual{suffix}.tiff", result.end.lines)
         return result
 
-    def _start(self, name: str) -> RollStart:
+    def _start(self, footprint: Footprint) -> RollStart:
         running = {**self._setup.pinned, "execution": self._runner.execution.as_dict()}
-        return RollStart(self._options.camera, name, self._setup.recipe, 0, running)
+        return RollStart(footprint.camera, footprint.roll, self._setup.recipe, 0, running)
 
     def _tell(self, message: Message | Finding, events: IO[bytes] | None) -> None:
         if events is not None:
@@ -160,7 +163,7 @@ class _RollChanges:
         self._number = 1
 
     def number_of(self, frame: FootageFrame) -> int:
-        roll = frame.header.roll if frame.header is not None else self.name
+        roll = self.name if frame.roll is None else frame.roll
         if self.name is not None and roll != self.name:
             self._number += 1
         self.name = roll

@@ -6,7 +6,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from linescan.cameras.camera import Camera, Lines, LinesLost
 from linescan.errors import ConfigError, PeerError
@@ -31,8 +31,17 @@ from linescan.stages.retention import Item, Retention
 from linescan.transport import Network
 
 READS_A_TURN = 16  # before the worker and the publisher are served again
-IDLE_S = 0.002  # a wait between looks at the camera; a frame of 1024 lines at 80 kHz takes 13 ms
+IDLE_S, MOST_IDLE_S = 0.002, 0.01  # a wait between looks at the camera: a quarter of a frame's time, within these
+LATE_S = 2.0  # how long a line may have been on its way from the sensor to here
 CHECK_S = 1.0  # how often a camera that delivers nothing is asked whether it is there
+
+
+class Moment(NamedTuple):
+    """A time on the boot with that id."""
+
+    monotonic_ns: int
+    utc_ns: int
+    boot: str
 
 
 class Acquire:
@@ -60,6 +69,8 @@ class Acquire:
         self._transport, self._status_s = line.settings.transport, line.settings.status_s
         self._replay = replay
         self._name = settings.name
+        frame_s = camera.frame_lines / (camera.line_rate_hz or settings.max_line_rate_hz)
+        self._idle_s = min(max(frame_s / 4, IDLE_S), MOST_IDLE_S)
         self._frames = network.server(line.frames_endpoint(settings.name))
         link = network.client(line.stages_endpoint)
         self._links = (self._frames, link)
@@ -72,6 +83,7 @@ class Acquire:
         self._numbers = LineNumbers(settings.encoder)
         self._up_to = 0  # line after the last that is in the stream
         self._heard_ns = self._reported_ns = clock_ns()
+        self._came_ns = 0  # when the last lines came
         self._state = "starting"
         self.lines = 0  # acquired since the start
         self.outside = 0  # lines that came while no roll ran
@@ -101,7 +113,7 @@ class Acquire:
             metrics=self._metrics,
         )
         if answer.unfinished:  # the roll ended while nobody acquired
-            self._add(RollEnd(self._name, answer.unfinished, answer.inspected_up_to, 0, 0, 0))
+            self._end_unfinished(answer)
         self._camera.start()
         self._state = "acquiring"
         if answer.roll:
@@ -109,32 +121,54 @@ class Acquire:
 
     def _continue(self, answer: Registered) -> None:
         self._roll, self._recipe = answer.roll, answer.recipe
-        self._origin_owed = answer.origin is None
+        began = answer.origin is not None and answer.origin.roll == answer.roll
+        reached = 0 if answer.unfinished else answer.inspected_up_to
+        self._origin_owed = not began and not reached
         if not answer.started:
             self._add(self._roll_start())
-        if answer.unfinished or answer.origin is None:
+        if self._origin_owed:
             return  # nothing of this roll came from this camera before
-        self._up_to = answer.inspected_up_to
+        self._up_to = reached
         self._rejoins = answer
 
-    def _rejoin(self, answer: Registered, lines: Lines) -> None:
-        """The first lines after a restart: what passed since the journal's progress is a gap."""
+    def _end_unfinished(self, answer: Registered) -> None:
+        """A roll ended while nobody acquired, or before the journal had its last lines: those are a gap."""
+        end, origin = answer.inspected_up_to, answer.origin
+        until, since = self._now(), _last_heard(answer, answer.unfinished)
+        in_order = bool(answer.left) and answer.lines_scanned == end
+        if origin is not None and origin.roll == answer.roll:  # its successor's first line had come
+            until, in_order = Moment(origin.monotonic_ns, origin.utc_ns, origin.boot), False
+        if since is not None and not in_order:
+            first = max(end, answer.lines_scanned) + _most_lines(since, until, self._settings.max_line_rate_hz)
+            cause: GapCause = answer.left or "acquire-lost"
+            self._add(Gap(self._name, answer.unfinished, end, first - 1, cause, True))
+            end = first
+        self._add(RollEnd(self._name, answer.unfinished, end, 0, 0, 0))
+
+    def _rejoin(self, answer: Registered, lines: Lines | None) -> None:
+        """What passed since the journal's progress is a gap, up to the first lines (None: the roll ends before any)."""
         self._rejoins = None
         encoder, origin = self._settings.encoder, answer.origin
-        assert origin is not None
-        most = _lines_passed(answer, lines, self._settings.max_line_rate_hz)
+        count = lines.encoder_count if lines is not None else None
+        until = Moment(lines.monotonic_ns, lines.utc_ns, boot_id()) if lines is not None else self._now()
+        since = _last_heard(answer, self._roll)
+        assert since is not None
+        most = _most_lines(since, until, self._settings.max_line_rate_hz)
+        scanned = self._up_to if answer.unfinished else max(self._up_to, answer.lines_scanned)
         first = None
-        if encoder is not None and origin.encoder_count is not None and lines.encoder_count is not None:
-            moved = lines.encoder_count - origin.encoder_count
-            first = line_after_restart(encoder, moved, self._up_to, most)
+        if encoder is not None and origin is not None and origin.encoder_count is not None and count is not None:
+            late = math.ceil(LATE_S * self._settings.max_line_rate_hz)
+            first = line_after_restart(encoder, count - origin.encoder_count, scanned, most + late)
         estimated = first is None
-        first = self._up_to + most if first is None else first
+        first = scanned + most if first is None else first
         if first > self._up_to:
             cause: GapCause = answer.left or "acquire-lost"
             self._add(Gap(self._name, self._roll, self._up_to, first - 1, cause, estimated))
-        reference = None if lines.encoder_count is None else (lines.encoder_count, first)
-        self._numbers = LineNumbers(encoder, first, reference)
+        self._numbers = LineNumbers(encoder, first, None if count is None else (count, first))
         self._up_to = first
+
+    def _now(self) -> Moment:
+        return Moment(self._clock(), self._utc(), boot_id())
 
     # ------------------------------------------------------------------------------------------ running
 
@@ -146,7 +180,7 @@ class Acquire:
         came = self._read()
         self._serve()
         if not came:
-            self._network.wait(self._links, IDLE_S)
+            self._network.wait(self._links, self._idle_s)
 
     def _read(self) -> bool:
         for _ in range(READS_A_TURN):
@@ -182,14 +216,15 @@ class Acquire:
     def _take(self, lines: Lines) -> None:
         count = len(lines.pixels)
         self.lines += count
+        self._came_ns = self._clock()
         if not self._roll:
             self.outside += count
             return
-        if self._origin_owed:
-            self._begin_roll(lines)
         if self._rejoins is not None:
             self._rejoin(self._rejoins, lines)
         first, cause = self._numbers.place(lines)
+        if self._origin_owed:
+            self._begin_roll(lines, first)
         if first > self._up_to:
             self._add(Gap(self._name, self._roll, self._up_to, first - 1, cause))
         pixels = lines.pixels
@@ -200,11 +235,14 @@ class Acquire:
         self._up_to = first + count
         self._add(frame, pixels.data.cast("B"))
 
-    def _begin_roll(self, lines: Lines) -> None:
-        origin = Origin(
-            self._name, self._roll, lines.encoder_count, lines.monotonic_ns, lines.utc_ns, boot_id()
-        )  # fmt: skip
-        self._publisher.keep_origin(origin)
+    def _begin_roll(self, lines: Lines, first: int) -> None:
+        """Tells where line 0 was: `first` lines before these."""
+        encoder, count = self._settings.encoder, lines.encoder_count
+        if encoder is not None and count is not None:
+            count -= first * encoder.counts_per_line
+        before_ns = int(first / self._settings.max_line_rate_hz * 1e9)
+        times = lines.monotonic_ns - before_ns, lines.utc_ns - before_ns
+        self._publisher.keep_origin(Origin(self._name, self._roll, count, *times, boot_id()))
         self._origin_owed = False
 
     def _follow_roll(self) -> None:
@@ -212,6 +250,8 @@ class Acquire:
         wanted = self._publisher.wanted
         if wanted is None or wanted.roll == self._roll:
             return
+        if self._rejoins is not None:
+            self._rejoin(self._rejoins, None)
         self._end_roll()
         if wanted.action == "start":
             self._roll, self._recipe = wanted.roll, wanted.recipe
@@ -228,9 +268,10 @@ class Acquire:
         self._roll = ""
 
     def _close_stream(self) -> None:
-        if self._numbers.next_line > self._up_to:  # lost lines that no others followed
-            self._add(Gap(self._name, self._roll, self._up_to, self._numbers.next_line - 1, "overrun"))
-            self._up_to = self._numbers.next_line
+        end = self._numbers.end
+        if end > self._up_to and self._rejoins is None:  # lost lines that no others followed
+            self._add(Gap(self._name, self._roll, self._up_to, end - 1, self._numbers.cause))
+            self._up_to = end
 
     def _roll_start(self) -> RollStart:
         settings: dict[str, Any] = {"columns": self._camera.columns, "pixel_format": self._camera.pixel_format}
@@ -243,7 +284,7 @@ class Acquire:
         if isinstance(message, Gap):
             self.counters["gaps"] += 1
             self.counters["lines_in_gaps"] += message.last_line - message.first_line + 1
-        self._server.add(Item(message, pixels, self._clock()))
+        self._server.add(Item(message, pixels, self._came_ns))
 
     # ------------------------------------------------------------------------------------------ ending
 
@@ -301,18 +342,21 @@ class Acquire:
         return Status("acquire", self._name, self._state, faults, counters, self._clock())
 
 
-def _lines_passed(answer: Registered, lines: Lines, rate_hz: float) -> int:
-    """The most lines that may have passed since the journal last heard of this camera's roll."""
+def _last_heard(answer: Registered, roll: str) -> Moment | None:
+    """When the last known line of the roll had come: that of its journaled progress, else its line 0."""
+    if answer.progress_utc_ns and roll == (answer.unfinished or answer.roll):
+        return Moment(answer.progress_monotonic_ns, answer.progress_utc_ns, answer.boot)
     origin = answer.origin
-    assert origin is not None
-    heard = answer.progress_utc_ns > 0  # else since its line 0
-    monotonic, utc, boot = (
-        (answer.progress_monotonic_ns, answer.progress_utc_ns, answer.boot)
-        if heard
-        else (origin.monotonic_ns, origin.utc_ns, origin.boot)
-    )
-    passed = lines.monotonic_ns - monotonic if boot == boot_id() else lines.utc_ns - utc
-    return max(1, math.ceil(max(passed, 0) / 1e9 * rate_hz))
+    if origin is None or origin.roll != roll:
+        return None
+    return Moment(origin.monotonic_ns, origin.utc_ns, origin.boot)
+
+
+def _most_lines(since: Moment, until: Moment, rate_hz: float) -> int:
+    """The most lines that can have come meanwhile; by UTC where the machine was started in between."""
+    same = since.boot == until.boot
+    passed_ns = until.monotonic_ns - since.monotonic_ns if same else until.utc_ns - since.utc_ns
+    return max(1, math.ceil(max(passed_ns, 0) / 1e9 * rate_hz))
 
 
 def wait_registered(acquire: Acquire, stop: Callable[[], bool], patience_s: float = 30.0) -> bool:

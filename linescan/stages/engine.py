@@ -14,7 +14,7 @@ from linescan.line import Line
 from linescan.messages import Progress, RollEnd, RollStart
 from linescan.models.runner import Execution, Runner, choose_execution
 from linescan.pixels import FORMATS
-from linescan.recipe import Setup, check_footage, load_setup, self_check
+from linescan.recipe import Setup, check_footage, load_setup, patches_a_row, self_check
 
 OutOfMemory = torch.cuda.OutOfMemoryError
 
@@ -28,13 +28,15 @@ class Engine:
     Raises ConfigError, BundleError; InspectionError where the model does not see the defect of its reference patch.
     """
 
-    def __init__(self, line: Line, stored: dict[str, Any] | None) -> None:
+    def __init__(self, line: Line, camera: str, stored: dict[str, Any] | None) -> None:
         recipe = line.file(line.settings.recipe)
         self.setup: Setup = load_setup(recipe=recipe, pinned=True)
         asked = line.settings.worker
         before = _stored_execution(stored)
+        width = line.camera(camera).features.get("Width")
+        a_row = patches_a_row(self.setup.settings, width) if isinstance(width, int) else None
         self.execution = before or choose_execution(
-            self.setup.bundle, asked.device, asked.precision, asked.batch, asked.threads
+            self.setup.bundle, asked.device, asked.precision, asked.batch, asked.threads, a_row
         )
         self.runner = self._make_runner()
         self._checked = time.monotonic()
@@ -99,7 +101,12 @@ def smaller(execution: Execution) -> Execution:
 def progress_of(inspector: Inspector) -> Progress:
     footprint = inspector.footprint
     return Progress(
-        footprint.camera, footprint.roll, inspector.inspected_up_to, inspector.resume_from, inspector.snapshot()
+        footprint.camera,
+        footprint.roll,
+        inspector.inspected_up_to,
+        inspector.resume_from,
+        inspector.snapshot(),
+        inspector.lines_scanned,
     )
 
 

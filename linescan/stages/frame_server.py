@@ -14,6 +14,7 @@ from linescan.messages import (
     Message,
     Refused,
     Revoked,
+    RollEnd,
     RollStart,
     Stamp,
 )
@@ -40,8 +41,8 @@ class _Lease:
 
 @dataclass
 class _Observer:
+    is_new: bool  # has not given a credit yet
     credits: int = 0
-    skipped: int = 0
 
 
 class FrameServer:
@@ -84,8 +85,8 @@ class FrameServer:
 
     def add(self, item: Item) -> None:
         """The next item of the stream; where the store overflows, the lease goes first, then the oldest frames."""
-        if isinstance(item.message, RollStart):
-            self._roll = item
+        if isinstance(item.message, RollStart | RollEnd):
+            self._roll = item if isinstance(item.message, RollStart) else None
         self._retention.append(item)
         self._show(item)
         if self._retention.full:
@@ -120,7 +121,7 @@ class FrameServer:
             else:
                 self._lend(received.peer)
         elif isinstance(message, Credit) and received.peer in self._observers:
-            self._observers[received.peer].credits += max(message.frames, 0)
+            self._observe(received.peer, max(message.frames, 0))
         elif isinstance(message, Credit):
             self._renew(received.peer, message)
         else:
@@ -132,6 +133,9 @@ class FrameServer:
             self.counters["hellos_refused"] += 1
             left = max((lease.ends_ns - self._clock()) / 1e9, 0.0)
             self._server.send(peer, Refused(self._camera, "another worker holds the lease of this camera", left))
+            return
+        if lease is not None and lease.place < 0:  # it asked again before it was heard
+            self._send(Grant(self._camera, lease.epoch, self._lease_ns / 1e9))
             return
         self._epoch += 1
         self._lease = _Lease(peer, self._epoch, self._clock() + self._lease_ns, pinged_ns=self._clock())
@@ -153,9 +157,21 @@ class FrameServer:
             lease.place = self._retention.first
 
     def _welcome(self, peer: bytes) -> None:
-        self._observers[peer] = _Observer()
+        """An observer that says hello again has no credits but those that it gives from now on."""
+        self._observers[peer] = _Observer(is_new=peer not in self._observers)
         if self._roll is not None:
             self._server.send(peer, self._roll.message, Stamp(self._camera, 0, 0, 0))
+
+    def _observe(self, peer: bytes, frames: int) -> None:
+        """Credits of an observer; with its first it is shown what is kept of the roll, which began before it came."""
+        observer = self._observers[peer]
+        observer.credits += frames
+        if observer.is_new and frames:
+            observer.is_new = False
+            roll = self._roll.message.roll if self._roll is not None else None
+            for item in self._retention:
+                if roll in (None, item.message.roll) and not self._show_to(peer, item):
+                    return
 
     # ------------------------------------------------------------------------------------------ what goes
 
@@ -187,19 +203,23 @@ class FrameServer:
         return sent is Sent.YES
 
     def _show(self, item: Item) -> None:
-        """To observers, who have no claim: a frame beyond their credits is skipped, and counted."""
-        for peer, observer in list(self._observers.items()):
-            if item.pixels is not None:
-                if observer.credits <= 0:
-                    observer.skipped += 1
-                    self.counters["frames_not_observed"] += 1
-                    continue
-                observer.credits -= 1
-            sent = self._server.send(peer, item.message, Stamp(self._camera, 0, 0, item.needed_ns), item.pixels)
-            if sent is Sent.GONE:
-                del self._observers[peer]
-            elif sent is Sent.FULL:
-                self.counters["frames_not_observed"] += 1
+        for peer in list(self._observers):
+            self._show_to(peer, item)
+
+    def _show_to(self, peer: bytes, item: Item) -> bool:
+        """To an observer, who has no claim: a frame beyond its credits is skipped, and counted; whether it is there."""
+        observer = self._observers[peer]
+        if item.pixels is not None and observer.credits <= 0:
+            self.counters["frames_not_observed"] += 1
+            return True
+        sent = self._server.send(peer, item.message, Stamp(self._camera, 0, 0, item.needed_ns), item.pixels)
+        if sent is Sent.GONE:
+            del self._observers[peer]
+        elif sent is Sent.FULL:
+            self.counters["frames_not_observed"] += 1
+        elif item.pixels is not None:
+            observer.credits -= 1
+        return sent is not Sent.GONE
 
     def _revoke(self, reason: str) -> None:
         if self._lease is not None:

@@ -21,26 +21,32 @@ class LineNumbers:
         self._reference = reference
         self.cause: GapCause = "overrun"
         self.next_line = next_line
+        self._lost = 0  # since the last lines, by the camera's word
         self.backward = 0  # times that the encoder was behind what had come already
 
     def lost(self, lost: LinesLost) -> None:
         """The camera says that lines are lost; with an encoder the next lines say how many."""
         self.cause = lost.cause
-        if self._encoder is None or self._reference is None:
-            self.next_line += lost.lines
+        self._lost += lost.lines
+
+    @property
+    def end(self) -> int:
+        """The line after what came and what is known to be lost."""
+        return self.next_line + self._lost
 
     def place(self, lines: Lines) -> tuple[int, GapCause]:
         """First line of what came, and why there are lines missing before it, if there are."""
         first = max(self._first(lines), self.next_line)
         cause, self.cause = self.cause, "overrun"
+        self._lost = 0
         self.next_line = first + len(lines.pixels)
         return first, cause
 
     def _first(self, lines: Lines) -> int:
         if self._encoder is None or lines.encoder_count is None:
-            return self.next_line
+            return self.end
         if self._reference is None:
-            self._reference = (lines.encoder_count, self.next_line)
+            self._reference = (lines.encoder_count, self.end)
         count, line = self._reference
         span = 1 << self._encoder.bits
         # the counter wraps; between two buffers it moves by far less than half its range

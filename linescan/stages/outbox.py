@@ -64,7 +64,8 @@ class Outbox:
             return True
         if ack.sequence < self._acked:
             return False
-        self._heard_ns = self._clock()
+        if ack.sequence > self._acked:  # one that says the same again tells that something is missing
+            self._heard_ns = self._clock()
         self._acked = ack.sequence
         while self._letters and self._letters[0].stamp.sequence <= ack.sequence:
             letter = self._letters.popleft()

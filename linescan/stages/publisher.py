@@ -103,6 +103,7 @@ class Publisher:
 
     def close(self) -> None:
         """Commits what came; what nobody has acknowledged the workers keep."""
+        self._retry_ns = self._clock()  # there may be room by now, and there is no later
         self._flush()
 
     # ------------------------------------------------------------------------------------------ from the stages
@@ -122,7 +123,7 @@ class Publisher:
     def _take(self, received: Received) -> None:
         message, peer = received.message, received.peer
         if isinstance(message, RollCommand):
-            self._command(message)
+            self._stages.send(peer, self._command(message))
             return
         ledger = self._ledgers.get(getattr(message, "camera", ""))
         if ledger is None:
@@ -163,7 +164,7 @@ class Publisher:
         if verdict is not Verdict.NEW:
             self.counters["duplicates" if verdict is Verdict.SEEN else "early"] += 1
         elif isinstance(message, Progress):
-            mark = Mark(stamp.epoch, stamp.sequence, message, self._clock(), self._utc(), boot_id())
+            mark = self._mark(stamp, message, ledger)
             ledger.reach(mark)
             self._marks[ledger.camera] = mark
         else:
@@ -172,6 +173,17 @@ class Publisher:
             )  # fmt: skip
             self._entries.append(entry)
 
+    def _mark(self, stamp: Stamp, progress: Progress, ledger: Ledger) -> Mark:
+        """A progress with the time at which its last line had come: a worker may be far behind the camera."""
+        before, origin = ledger.mark, ledger.origin
+        if not stamp.needed_ns and before is not None:  # no line came with it
+            times = before.monotonic_ns, before.utc_ns, before.boot
+            return Mark(stamp.epoch, stamp.sequence, progress, *times)
+        now = self._clock()
+        here = origin is not None and origin.boot == boot_id()  # else the stamp is by another machine's clock
+        late_ns = max(now - stamp.needed_ns, 0) if here and stamp.needed_ns else 0
+        return Mark(stamp.epoch, stamp.sequence, progress, now - late_ns, self._utc() - late_ns, boot_id())
+
     def _take_resume(self, peer: bytes, resume: Resume, ledger: Ledger) -> None:
         self._flush()  # what is answered must be what is stored
         if resume.epoch is not None:
@@ -179,8 +191,11 @@ class Publisher:
                 self._stages.send(peer, Refused(ledger.camera, f"epoch {resume.epoch} is over", None))
                 return
             self._to_ack.pop(ledger.camera, None)
-            if not self._volatile:
-                self._journal.take_over(ledger.camera, resume.epoch)
+            try:
+                if not self._volatile:
+                    self._journal.take_over(ledger.camera, resume.epoch)
+            except JournalFullError:  # it may begin: a publisher that does not know of it makes it begin again
+                self.faults = ("disk-full",)
         self._stages.send(peer, ledger.resumed(resume.epoch))
 
     # ------------------------------------------------------------------------------------------ rolls

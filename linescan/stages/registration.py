@@ -3,9 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
-from linescan.messages import Kept, Leaving, Message, Origin, Refused, Register, Registered, RollCommand, Status
+from linescan.messages import (
+    Kept,
+    Leaving,
+    Message,
+    Origin,
+    Refused,
+    Register,
+    Registered,
+    RollCommand,
+    RollState,
+    Status,
+)
 from linescan.transport import Client
 
 REPEAT_S = 0.5
@@ -40,7 +52,8 @@ class Registration:
         self._owe("leaving", leaving)
 
     def end_replay(self, roll: str) -> None:
-        self._link.send(RollCommand("end", roll, ""))
+        if roll:
+            self._owe("end", RollCommand("end", roll, ""))
 
     def report(self, status: Status) -> None:
         self._link.send(status)
@@ -63,8 +76,11 @@ class Registration:
         if isinstance(message, Registered) and self.answer is None:
             self.answer = message
             self._owed.pop("register", None)
+        elif isinstance(message, RollState):
+            self._owed.pop("end", None)
         elif isinstance(message, Refused):
-            self.refused = message
+            if self._owed.pop("end", None) is None:  # else the roll is over already
+                self.refused = message
         elif isinstance(message, Kept):
             self._kept(message)
         elif isinstance(message, RollCommand):
@@ -78,6 +94,7 @@ class Registration:
             self._owed.pop("leaving", None)
 
 
+@cache
 def boot_id() -> str:
     """Names this run of the machine: monotonic times of another one mean nothing here."""
     try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -37,6 +37,7 @@ class Retention:
     def __init__(self, budget: int) -> None:
         self._budget = budget
         self._items: deque[Item] = deque()
+        self._rolls: Counter[str] = Counter()  # items of each
         self._first = 0
         self.size = 0
         self.lines_dropped = 0
@@ -63,18 +64,22 @@ class Retention:
 
     def append(self, item: Item) -> None:
         self._items.append(item)
+        self._rolls[item.message.roll] += 1
         self.size += item.size
 
     def free(self, journaled: Credit) -> None:
         """Lets go of what comes before journaled progress: nobody will ask for it again."""
-        if not journaled.roll:
-            return
-        rolls = {item.message.roll for item in self._items}
-        if journaled.roll not in rolls:
-            return
-        while self._items and _is_past(self._items[0], journaled):
-            self.size -= self._items.popleft().size
-            self._first += 1
+        while self._rolls[journaled.roll] and _is_past(self._items[0], journaled):  # not into the roll that follows
+            self._drop_first()
+
+    def _drop_first(self) -> None:
+        item = self._items.popleft()
+        self.size -= item.size
+        self._first += 1
+        roll = item.message.roll
+        self._rolls[roll] -= 1
+        if not self._rolls[roll]:
+            del self._rolls[roll]
 
     def spill(self, journaled: Credit | None) -> None:
         """Turns the oldest frames into gaps until the budget holds; lines that are inspected are in no gap."""
@@ -88,9 +93,10 @@ class Retention:
             gap = _gap_of(item.message, journaled)
             if gap is not None:
                 self.lines_dropped += gap.last_line - gap.first_line + 1
-                _add(kept, gap)
+                _add(kept, gap, item.needed_ns)
         self._first = self.end  # the places before were of another stream: whoever reads on starts anew
         self._items = deque(kept)
+        self._rolls = Counter(item.message.roll for item in kept)
 
 
 def _is_past(item: Item, journaled: Credit) -> bool:
@@ -113,9 +119,10 @@ def _gap_of(frame: Frame, journaled: Credit | None) -> Gap | None:
     return Gap(frame.camera, frame.roll, first, last, "worker-lost") if first <= last else None
 
 
-def _add(kept: list[Item], gap: Gap) -> None:
+def _add(kept: list[Item], gap: Gap, needed_ns: int) -> None:
     before = kept[-1].message if kept else None
-    if isinstance(before, Gap) and (before.roll, before.cause) == (gap.roll, gap.cause):
-        kept[-1] = Item(replace(before, last_line=gap.last_line))
+    follows = isinstance(before, Gap) and (before.roll, before.last_line + 1) == (gap.roll, gap.first_line)
+    if isinstance(before, Gap) and follows and before.cause == gap.cause:
+        kept[-1] = Item(replace(before, last_line=gap.last_line), None, needed_ns)
     else:
-        kept.append(Item(gap))
+        kept.append(Item(gap, None, needed_ns))

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from linescan.errors import ConfigError
 from linescan.journal import Journal
 from linescan.messages import Refused, Register, Registered, RollCommand, RollState
+from linescan.stages.frame_server import GENERATION_BITS
 from linescan.stages.ledger import Ledger
 
 
@@ -38,6 +39,8 @@ class Rolls:
         if refusal:
             return Refused(ledger.camera, refusal, None)
         ledger.generation = self._journal.register(ledger.camera)
+        while ledger.generation <= ledger.epoch >> GENERATION_BITS:  # the journal is younger than the last acquire
+            ledger.generation = self._journal.register(ledger.camera)
         return self._registered(ledger)
 
     def command(self, command: RollCommand, ledgers: Mapping[str, Ledger]) -> RollState | Refused:
@@ -78,8 +81,10 @@ class Rolls:
         running = self._journal.running_roll()
         roll = running.name if running else ""
         here = ledger.roll == roll and not ledger.ended
-        owes_end = ledger.roll_start is not None and not ledger.ended and not here
-        mark = ledger.mark if here else None
+        owed = ledger.roll if ledger.roll_start is not None and not ledger.ended and not here else ""
+        mark = ledger.mark if here or owed else None
+        progress = mark.progress if mark else None
+        origin = ledger.origin
         return Registered(
             camera=ledger.camera,
             generation=ledger.generation,
@@ -87,13 +92,14 @@ class Rolls:
             recipe=running.recipe if running else "",
             replayed=bool(running and running.replayed),
             started=here and ledger.roll_start is not None,
-            origin=ledger.origin if ledger.origin and ledger.origin.roll == roll else None,
-            inspected_up_to=ledger.inspected_up_to if mark or owes_end else 0,
+            origin=origin if origin and origin.roll in (roll, owed) else None,
+            inspected_up_to=progress.inspected_up_to if progress else 0,
+            lines_scanned=progress.lines_scanned if progress else 0,
             progress_monotonic_ns=mark.monotonic_ns if mark else 0,
             progress_utc_ns=mark.utc_ns if mark else 0,
             boot=mark.boot if mark else "",
             left=ledger.left,
-            unfinished=ledger.roll if owes_end else "",
+            unfinished=owed,
         )
 
     def _state(self, ledgers: Mapping[str, Ledger]) -> RollState:

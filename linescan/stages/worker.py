@@ -56,6 +56,7 @@ class Worker:
 
     Args:
         make_engine: from the settings of the roll that goes on (None: none does); called once.
+        alive: called whenever something was done, also within a long frame.
     """
 
     def __init__(
@@ -68,7 +69,9 @@ class Worker:
         name: str = "worker",
         clock_ns: Callable[[], int] = time.monotonic_ns,
         metrics: Meter = NO_METRICS,
+        alive: Callable[[], object] = lambda: None,
     ) -> None:
+        self._alive = alive
         self._camera, self._name, self._network, self._clock = camera, name, network, clock_ns
         self._make_engine, self._metrics = make_engine, metrics
         self._transport, self._status_s = line.settings.transport, line.settings.status_s
@@ -99,8 +102,8 @@ class Worker:
 
     @property
     def settled(self) -> bool:
-        """Whether the journal has everything that was found."""
-        return self._outbox.empty
+        """Whether the journal has everything that was found; without a lease there is nobody to tell it."""
+        return self._state is not State.RUNNING or self._outbox.empty
 
     def turn(self) -> None:
         """One pass of the loop: at most one frame is inspected."""
@@ -149,7 +152,7 @@ class Worker:
                     self._start_over("journal_behind")
             elif isinstance(message, Resumed):
                 self._take_resumed(message)
-            elif isinstance(message, Refused) and self._state is State.RUNNING:
+            elif isinstance(message, Refused) and self._state in (State.RUNNING, State.RESUMING):
                 self._start_over("shut_out")
 
     def _take_resumed(self, resumed: Resumed) -> None:
@@ -280,16 +283,20 @@ class Worker:
         self.frame_since_ns = began_ns = self._clock()
         self._metrics.step("wait", began_ns - needed_ns)
         rows = max(1, PIXELS_A_PUSH // frame.columns)
-        for first in range(0, frame.lines, rows):
-            findings = inspector.push(pixels[first : first + rows], frame.first_line + first)
-            self._tell(findings, needed_ns, first + rows >= frame.lines)
-            self._hear_publisher()
-            self._serve()
-            if self._inspector is not inspector:
-                break  # shut out meanwhile
+        try:
+            for first in range(0, frame.lines, rows):
+                findings = inspector.push(pixels[first : first + rows], frame.first_line + first)
+                self._tell(findings, needed_ns, first + rows >= frame.lines)
+                self._hear_publisher()
+                self._serve()
+                self.frame_since_ns = self._clock()  # a portion is done: slow is not hung
+                self._alive()
+                if self._inspector is not inspector:
+                    break  # shut out meanwhile
+        finally:
+            self.frame_since_ns = None
         self._lines += frame.lines
         self._metrics.step("inspect", self._clock() - began_ns)
-        self.frame_since_ns = None
 
     def _tell(self, findings: list[Finding], needed_ns: int, progress: bool = True) -> None:
         for finding in findings:
@@ -349,6 +356,6 @@ class Worker:
 def _journaled(resumed: Resumed, epoch: int) -> Credit | None:
     if resumed.progress is not None:
         return replace(credit_of(resumed.progress, epoch), ended=resumed.ended)
-    if resumed.roll is not None and resumed.ended:  # a roll of no lines
-        return Credit(resumed.camera, epoch, 0, resumed.roll.roll, 0, 0, True)
+    if resumed.roll is not None:  # nothing of it yet, but all of the rolls before
+        return Credit(resumed.camera, epoch, 0, resumed.roll.roll, 0, 0, resumed.ended)
     return None

@@ -62,10 +62,12 @@ def _required(folder: Path, name: str) -> Path:
 
 
 def _secret(folder: Path, name: str) -> Path | None:
-    for place in filter(None, (os.environ.get("CREDENTIALS_DIRECTORY"), str(folder))):
-        path = Path(place) / f"{name}.key_secret"
-        if path.exists():
-            if stat.S_IMODE(path.stat().st_mode) & 0o077:
+    # systemd lets the service in by an access list, which shows as rights of the group
+    places = ((os.environ.get("CREDENTIALS_DIRECTORY"), 0o007), (str(folder), 0o077))
+    for place, others in places:
+        path = Path(place or "") / f"{name}.key_secret"
+        if place and path.exists():
+            if stat.S_IMODE(path.stat().st_mode) & others:
                 raise ConfigError(f"{path}: a secret key that others may read (mode 0600 expected)")
             return path
     return None

@@ -8,8 +8,8 @@ from __future__ import annotations
 import fcntl
 import os
 from collections import Counter
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
@@ -25,9 +25,12 @@ from linescan.transport.wire import from_parts, to_parts
 LINGER_MS = 500
 QUEUE = 1000  # messages; frames are held to far fewer by credits
 HEARTBEAT_MS, HEARTBEAT_TIMEOUT_MS = 1000, 5000
+KEEPALIVE_IDLE_S, KEEPALIVE_PROBE_S, KEEPALIVE_PROBES = 5, 2, 3
 MAX_CONTROL = 16 * MAX_BYTES  # ZeroMQ cuts the connection of a peer that sends more in one part; decode() takes less
 MAX_FRAME = 1 << 31
 COPY_BELOW = 65536  # bytes; beneath, keeping a reference costs more than the copy
+# as numbers: the library's flags are enumerations, and combining those costs as much as a small message
+NOW, NOW_AND_MORE = int(zmq.NOBLOCK), int(zmq.NOBLOCK | zmq.SNDMORE)
 
 
 L = TypeVar("L", bound="_Link")
@@ -45,33 +48,29 @@ class ZmqNetwork:
         self._keys = keys
         self._authenticator: zmq.auth.thread.ThreadAuthenticator | None = None
         self._links: list[_Link] = []
+        self._pollers: dict[tuple[zmq.Socket[bytes], ...], zmq.Poller] = {}
 
     def server(self, endpoint: str) -> ZmqServer:
-        socket = self._socket(zmq.ROUTER, endpoint, serves=True)
-        socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
-        lock = _bind(socket, endpoint)
-        return self._kept(ZmqServer(socket, lock))
+        with self._made(zmq.ROUTER, endpoint, serves=True) as socket:
+            socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
+            return self._kept(ZmqServer(socket, _bind(socket, endpoint)))
 
     def client(self, endpoint: str) -> ZmqClient:
         return self._kept(ZmqClient(lambda: self._connected(zmq.DEALER, endpoint)))
 
     def publication(self, endpoint: str) -> ZmqPublication:
-        socket = self._socket(zmq.PUB, endpoint, serves=True)
-        return self._kept(ZmqPublication(socket, _bind(socket, endpoint)))
+        with self._made(zmq.PUB, endpoint, serves=True) as socket:
+            return self._kept(ZmqPublication(socket, _bind(socket, endpoint)))
 
     def subscription(self, endpoint: str, topics: Iterable[str]) -> ZmqSubscription:
-        socket = self._socket(zmq.SUB, endpoint, serves=False)
-        for topic in topics:
-            socket.setsockopt(zmq.SUBSCRIBE, topic.encode())
-        socket.connect(endpoint)
-        return self._kept(ZmqSubscription(socket))
+        with self._made(zmq.SUB, endpoint, serves=False) as socket:
+            for topic in topics:
+                socket.setsockopt(zmq.SUBSCRIBE, topic.encode())
+            _connect(socket, endpoint)
+            return self._kept(ZmqSubscription(socket))
 
     def wait(self, links: Iterable[Link], timeout_s: float) -> None:
-        poller = zmq.Poller()
-        for link in links:
-            assert isinstance(link, _Link)
-            poller.register(link.socket, zmq.POLLIN)
-        poller.poll(max(1, round(timeout_s * 1000)))
+        self._poller([link.socket for link in links if isinstance(link, _Link)]).poll(max(1, round(timeout_s * 1000)))
 
     def close(self) -> None:
         for link in self._links:
@@ -80,28 +79,55 @@ class ZmqNetwork:
             self._authenticator.stop()
         self._context.term()
 
+    def _poller(self, sockets: list[zmq.Socket[bytes]]) -> zmq.Poller:
+        """Made once for the same sockets; a client that reconnects has a new one."""
+        key = tuple(sockets)
+        if key not in self._pollers:
+            self._pollers = {kept: poller for kept, poller in self._pollers.items() if not any(s.closed for s in kept)}
+            self._pollers[key] = zmq.Poller()
+            for socket in sockets:
+                self._pollers[key].register(socket, zmq.POLLIN)
+        return self._pollers[key]
+
     def _kept(self, link: L) -> L:
         self._links.append(link)
         return link
 
     def _connected(self, kind: int, endpoint: str) -> zmq.Socket[bytes]:
-        socket = self._socket(kind, endpoint, serves=False)
-        socket.connect(endpoint)
-        return socket
+        with self._made(kind, endpoint, serves=False) as socket:
+            _connect(socket, endpoint)
+            return socket
 
-    def _socket(self, kind: int, endpoint: str, serves: bool) -> zmq.Socket[bytes]:
+    @contextmanager
+    def _made(self, kind: int, endpoint: str, serves: bool) -> Iterator[zmq.Socket[bytes]]:
+        """A socket with its options, closed again where it comes to nothing: the context could not end with it."""
         socket = self._context.socket(kind)
+        try:
+            self._set_up(socket, kind, endpoint, serves)
+            yield socket
+        except BaseException:
+            socket.close(linger=0)
+            raise
+
+    def _set_up(self, socket: zmq.Socket[bytes], kind: int, endpoint: str, serves: bool) -> None:
         socket.setsockopt(zmq.LINGER, LINGER_MS)
         socket.setsockopt(zmq.SNDHWM, QUEUE)
         socket.setsockopt(zmq.RCVHWM, QUEUE)
         socket.setsockopt(zmq.MAXMSGSIZE, MAX_CONTROL if serves else MAX_FRAME)
-        socket.setsockopt(zmq.HEARTBEAT_IVL, HEARTBEAT_MS)
-        socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, HEARTBEAT_TIMEOUT_MS)
+        if kind in (zmq.PUB, zmq.SUB):
+            # A subscriber whose queue is full hears no heartbeat, and libzmq 4.3.5 ends its process for that
+            # (libzmq#3937): the system looks after these connections.
+            socket.setsockopt(zmq.TCP_KEEPALIVE, 1)
+            socket.setsockopt(zmq.TCP_KEEPALIVE_IDLE, KEEPALIVE_IDLE_S)
+            socket.setsockopt(zmq.TCP_KEEPALIVE_INTVL, KEEPALIVE_PROBE_S)
+            socket.setsockopt(zmq.TCP_KEEPALIVE_CNT, KEEPALIVE_PROBES)
+        else:
+            socket.setsockopt(zmq.HEARTBEAT_IVL, HEARTBEAT_MS)
+            socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, HEARTBEAT_TIMEOUT_MS)
         socket.setsockopt(zmq.RECONNECT_IVL, 50)
-        socket.setsockopt(zmq.RECONNECT_IVL_MAX, 1000)
+        socket.setsockopt(zmq.RECONNECT_IVL_MAX, 200)  # what a camera makes meanwhile is kept
         if self._keys is not None and endpoint.startswith("tcp://"):
             self._secure(socket, self._keys, serves)
-        return socket
 
     def _secure(self, socket: zmq.Socket[bytes], keys: Keys, serves: bool) -> None:
         if not serves:
@@ -110,6 +136,8 @@ class ZmqNetwork:
             return
         if keys.server_secret is None:
             raise ConfigError(f"{keys.allowed.parent / 'server.key_secret'}: is missing, a server needs it")
+        if not keys.allowed.is_dir():  # the authenticator would say so in a log, and let nobody in
+            raise ConfigError(f"{keys.allowed}: is missing, the folder of the clients' public keys")
         if self._authenticator is None:  # without it CURVE lets any client in
             self._authenticator = zmq.auth.thread.ThreadAuthenticator(self._context)
             self._authenticator.start()
@@ -131,17 +159,30 @@ class _Link:
             self._lock.close()
 
     def _parts(self) -> list[memoryview] | None:
+        # asking costs a third of the exception that receiving in vain would be
+        if not zmq.zmq_poll([(self.socket, zmq.POLLIN)], 0):
+            return None
         try:
-            return [frame.buffer for frame in self.socket.recv_multipart(zmq.NOBLOCK, copy=False)]
+            part = self.socket.recv(NOW, copy=False)
         except zmq.Again:
             return None
+        parts = [part.buffer]
+        while part.more:  # the rest of a message comes with its beginning
+            part = self.socket.recv(NOW, copy=False)
+            parts.append(part.buffer)
+        return parts
+
+    def _send(self, parts: list[Buffer]) -> None:
+        """Raises Again or another ZMQError at the first part, which then is none of a message's."""
+        for part in parts[:-1]:
+            self.socket.send(part, NOW_AND_MORE)
+        self.socket.send(parts[-1], NOW, copy=len(parts[-1]) < COPY_BELOW)
 
 
 class ZmqServer(_Link):
     def send(self, peer: bytes, message: Message, stamp: Stamp | None = None, pixels: Buffer | None = None) -> Sent:
-        parts = [peer, *to_parts(message, stamp, pixels)]
         try:
-            self.socket.send_multipart(parts, zmq.NOBLOCK, copy=pixels is None or len(pixels) < COPY_BELOW)
+            self._send([peer, *to_parts(message, stamp, pixels)])
         except zmq.Again:
             return Sent.FULL
         except zmq.ZMQError as error:
@@ -164,7 +205,7 @@ class ZmqClient(_Link):
 
     def send(self, message: Message, stamp: Stamp | None = None) -> Sent:
         try:
-            self.socket.send_multipart(to_parts(message, stamp), zmq.NOBLOCK)
+            self._send(to_parts(message, stamp))
         except zmq.Again:
             return Sent.FULL
         return Sent.YES
@@ -195,25 +236,40 @@ class ZmqSubscription(_Link):
 
 def _bind(socket: zmq.Socket[bytes], endpoint: str) -> IO[str] | None:
     """Binds; on an ipc path only with its lock, since a second bind there would silently take the traffic over."""
-    lock = None
-    if endpoint.startswith("ipc://"):
-        path = Path(endpoint.removeprefix("ipc://"))
-        if len(os.fsencode(path)) > zmq.IPC_PATH_MAX_LEN:
-            raise ConfigError(f"{path}: a socket's path may have {zmq.IPC_PATH_MAX_LEN} bytes at most")
-        lock = _locked(path)
+    path = _path_of(endpoint)
+    lock = _locked(path) if path is not None else None
     try:
         socket.bind(endpoint)
     except zmq.ZMQError as error:
-        socket.close(linger=0)
+        if lock is not None:
+            lock.close()
         raise PeerError(f"{endpoint}: cannot be bound: {error}") from error
     return lock
 
 
-def _locked(path: Path) -> IO[str]:
-    with suppress(FileExistsError):
-        path.parent.mkdir(mode=0o750, parents=True)
+def _connect(socket: zmq.Socket[bytes], endpoint: str) -> None:
+    _path_of(endpoint)
     try:
-        lock = path.with_name(path.name + ".lock").open("w")
+        socket.connect(endpoint)
+    except zmq.ZMQError as error:
+        raise ConfigError(f"{endpoint}: cannot be connected to: {error}") from error
+
+
+def _path_of(endpoint: str) -> Path | None:
+    """The file of an ipc socket; raises ConfigError for one that the system has no room for."""
+    if not endpoint.startswith("ipc://"):
+        return None
+    path = Path(endpoint.removeprefix("ipc://"))
+    if len(os.fsencode(path)) > zmq.IPC_PATH_MAX_LEN:
+        raise ConfigError(f"{path}: a socket's path may have {zmq.IPC_PATH_MAX_LEN} bytes at most")
+    return path
+
+
+def _locked(path: Path) -> IO[str]:
+    try:
+        path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
+        # for this user alone: who may read the socket's folder could hold the lock otherwise
+        lock = open(os.open(f"{path}.lock", os.O_WRONLY | os.O_CREAT, 0o600), "w", encoding="ascii")  # noqa: SIM115
     except OSError as error:
         raise PeerError(f"{path.parent}: no socket can be made there: {error.strerror}") from error
     try:
