@@ -13,6 +13,7 @@ from linescan.errors import ConfigError
 Method = Literal["ssim", "l2"]
 Blend = Literal["mean", "hann"]
 MAX_SMOOTHING_SIGMA = 32
+MAX_OPEN_REGIONS = 4000  # all of them travel in a snapshot, which is one message
 
 
 class Settings(BaseModel):
@@ -116,7 +117,7 @@ class InspectionSettings(Settings):
     lanes: tuple[Lane, ...] = ()
     min_area_px: Annotated[int, Field(ge=1)] = 1
     max_region_lines: Annotated[int, Field(ge=1)] = 8192
-    max_regions: Annotated[int, Field(ge=1)] = 1000
+    max_regions: Annotated[int, Field(ge=1, le=MAX_OPEN_REGIONS)] = 1000
 
     @field_validator("columns")
     @classmethod
@@ -156,7 +157,7 @@ class RecipeInspection(Settings):
     columns: tuple[int, int] | None = None
     min_area_px: Annotated[int, Field(ge=1)] = 1
     max_region_lines: Annotated[int, Field(ge=1)] = 8192
-    max_regions: Annotated[int, Field(ge=1)] = 1000
+    max_regions: Annotated[int, Field(ge=1, le=MAX_OPEN_REGIONS)] = 1000
 
 
 class Recipe(Settings):

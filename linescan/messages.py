@@ -10,7 +10,7 @@ are a part of their own of the transport's message, or follow it in a recording.
                           Resume, Status
     publisher → worker    Resumed, Ack, Refused
     acquire → publisher   Register, Origin, Leaving, RollCommand (a replay), Status
-    publisher → acquire   Registered, Kept, RollCommand, Refused
+    publisher → acquire   Registered, Kept, RollCommand, RollState, Refused
     publisher → world     Published, Progress, Status;  Since → Published …, Caught           the public sockets
     operator → publisher  RollCommand → RollState | Refused
 """

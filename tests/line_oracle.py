@@ -1,7 +1,7 @@
-"""What must have come of a roll, from the camera's log and the strip that it showed; the daemon's counters are not asked.
+"""What must have come of a roll, by the camera's log and the strip that it showed; the daemon's counters do not count.
 
-Which lines the camera delivered is in the simulator's log. Where a roll's line 0 was is in the pixels of its frames. What
-is to be found there says the engine by itself, fed with the strip's lines.
+Which lines the camera delivered is in the simulator's log. Where a roll's line 0 was is in the pixels of its frames.
+What is to be found there says the engine by itself, fed with the strip's lines.
 """
 
 from __future__ import annotations

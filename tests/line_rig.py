@@ -305,9 +305,8 @@ class LineRig:
         while not condition():
             self.pump()
             for stage, process in self.processes.items():
-                assert stage in died or process.code is None, (
-                    f"waiting for {what}: {stage} died\n{process.said[-3000:]}"
-                )
+                alive = stage in died or process.code is None
+                assert alive, f"waiting for {what}: {stage} died\n{process.said[-3000:]}"
             assert time.monotonic() < until, f"waited {PATIENCE_S:g} s for {what}\n{self.account()}"
 
     def wait_exit(self, process: Process) -> int:
@@ -348,12 +347,17 @@ class LineRig:
 
     # ------------------------------------------------------------------------------------------ rolls
 
-    def fresh_roll(self) -> str:
-        """Begins a roll, and with that ends the one before; all stages run, its first frames were seen."""
-        self.start(*STAGES)
+    def change_roll(self) -> str:
+        """Begins a roll, and with that ends the one before; returns at once."""
         self._rolls += 1
         self.roll = f"r{self._rolls:03d}"
         self.command(RollCommand("start", self.roll, ""))
+        return self.roll
+
+    def fresh_roll(self) -> str:
+        """As change_roll; all stages run, its first frames were seen."""
+        self.start(*STAGES)
+        self.change_roll()
         self.wait(lambda: self.watcher.offsets[self.roll] and self.progress.get(self.roll), f"frames of {self.roll}")
         return self.roll
 

@@ -46,7 +46,7 @@ def test_a_full_disk_under_the_journal(simulated_camera: Path, tmp_path: Path, s
         rig.begin()
         filler = fill(small_disk)
         rig.wait(lambda: rig.events[-1].sequence is None, "an event that is not stored")
-        assert "disk-full" in rig.statuses["publisher"].faults
+        rig.wait(lambda: "disk-full" in rig.statuses["publisher"].faults, "the fault to be told")
         before = len(rig.events)
         rig.wait(lambda: len(rig.events) > before + 100 and rig.counter("publisher", "not_durable") > 100, "many more")
         rig.pass_lines(1000)

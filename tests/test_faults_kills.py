@@ -67,6 +67,20 @@ def test_worker_and_publisher_killed_at_once(rig: LineRig, oracle: Oracle) -> No
     check_subscriptions(rig)
 
 
+@pytest.mark.parametrize("stages", [["worker"], ["publisher"], ["worker", "publisher"]])
+def test_killed_where_one_roll_follows_another(rig: LineRig, oracle: Oracle, stages: list[str]) -> None:
+    first = rig.fresh_roll()
+    rig.pass_lines(500)
+    second = rig.change_roll()
+    rig.kill(*stages)
+    rig.start(*stages)
+    rig.wait(lambda: rig.progress.get(second), "the new roll to be inspected")
+    rig.finish()
+    oracle.judge(first).check()
+    oracle.judge(second).check()
+    check_subscriptions(rig)
+
+
 def test_a_hung_worker_is_replaced(rig: LineRig, oracle: Oracle) -> None:
     rig.fresh_roll()
     hung, waiting = rig.processes["worker"], rig.launch("worker")

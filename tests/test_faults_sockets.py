@@ -115,6 +115,7 @@ def speak_nonsense(rig: LineRig, context: zmq.Context[zmq.Socket[bytes]]) -> Non
     for noise in (b"\x01", b"\x07nothing", b"\x00event", b"x" * 1000):
         heckler.send(noise)
     rig.pause(0.2)
+    heckler.close(linger=0)
 
 
 def test_garbage_from_a_publisher(tmp_path: Path) -> None:
@@ -206,11 +207,9 @@ def test_wrong_keys(simulated_camera: Path, tmp_path: Path) -> None:
     for name in ("keys", "strangers"):
         make_keys(tmp_path / name)
     names = ("stages", "events", "backfill", "control")
-    ports = free_ports(len(names) + 1)
-    transport: dict[str, object] = {
-        name: f"tcp://127.0.0.1:{port}" for name, port in zip(names, ports[1:], strict=True)
-    }
-    transport |= {"frames": {CAMERA: f"tcp://127.0.0.1:{ports[0]}"}, "keys": "keys"}
+    addresses = [f"tcp://127.0.0.1:{port}" for port in free_ports(len(names) + 1)]
+    transport: dict[str, object] = {"frames": {CAMERA: addresses.pop()}, "keys": "keys"}
+    transport.update(zip(names, addresses, strict=True))
     with LineRig(tmp_path, simulated_camera, transport=transport) as rig:
         rig.begin()
         ours, theirs = load_keys(tmp_path / "keys"), load_keys(tmp_path / "strangers")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,10 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from linescan.cameras.camera import LinesLost
-from linescan.errors import CameraLostError, ConfigError, PeerError
+from linescan.errors import CameraLostError, ConfigError, FootageError, PeerError
 from linescan.messages import (
+    Ack,
+    Frame,
     Gap,
     Message,
     Published,
@@ -23,10 +26,14 @@ from linescan.messages import (
     RollEnd,
     RollStart,
     RollState,
+    Stamp,
+    Status,
     decode,
 )
 from linescan.stages import worker as worker_module
 from linescan.stages.engine import Engine
+from linescan.stages.retention import Item
+from linescan.stages.worker import Worker
 from tests.conftest import TOY_THRESHOLD
 from tests.line_kit import (
     SETTINGS,
@@ -150,6 +157,7 @@ def test_lines_that_the_camera_lost_are_a_gap(desk: Any) -> None:
     camera.queue.append(LinesLost(5, "incomplete"))  # no line follows in this roll
     line.turn()
     end = end_roll(line)
+    assert (line.counters()["gaps"], line.counters()["lines_in_gaps"]) == (3, 32)
     told = [(gap.first_line, gap.last_line, gap.cause) for gap in gaps(line.stored)]
     assert told == [(0, 6, "incomplete"), (107, 126, "overrun"), (227, 231, "incomplete")]
     assert end.lines == 232
@@ -360,13 +368,43 @@ def test_a_device_without_memory_gets_smaller_batches(desk: Any, monkeypatch: py
     assert end_roll(line).lines_in_gaps == 0
 
 
+def test_a_worker_without_a_lease_has_nothing_to_wait_for(desk: Any) -> None:
+    line, camera = desk(lease_s=1)
+    worker = line.workers[0]
+    line.feed(camera, web(64))
+    line.kill_publisher()
+    line.feed(camera, web(200, 2, 20))
+    assert not worker.settled  # the publisher may come back in time
+    line.freeze_worker(worker)
+    line.turn(5, 0.5)
+    line.workers.append(worker)
+    line.turn(5, 0.1)
+    assert worker.state is not worker_module.State.RUNNING
+    assert worker.settled
+    worker.flush()
+    line.start_publisher()
+
+
+def test_a_worker_whose_lease_the_publisher_does_not_take_asks_for_another(desk: Any) -> None:
+    line, camera = desk()
+    line.feed(camera, web(100))
+    line.kill_worker(line.workers[0])
+    line.publisher._ledgers["cam0"].take_over(line.acquire._server.epoch + 3)
+    worker = line.start_worker()
+    settle(line)
+    assert worker.counters["shut_out"] >= 2
+    assert worker.state is worker_module.State.RUNNING
+    assert end_roll(line).lines_in_gaps == 0
+
+
 def test_a_full_outbox_grants_nothing_and_keeps_the_lease(desk: Any) -> None:
     line, camera = desk(lease_s=2)
     worker = line.workers[0]
     worker._outbox._limit = 16
-    line.kill_publisher()
     pixels = web(1500, 6, 30)
-    line.feed(camera, pixels, turns=1)
+    line.feed(camera, pixels[:32])
+    line.kill_publisher()
+    line.feed(camera, pixels[32:], turns=1)
     line.turn(30, 0.2)
     assert worker._outbox.full
     assert worker.counters["frames"] < 1500 / 32
@@ -584,6 +622,26 @@ def test_an_encoder_is_believed_after_an_outage_of_acquire_with_a_worker_far_beh
     assert (gap.last_line, gap.estimated) == (5199, False)
 
 
+def test_a_progress_without_a_line_does_not_make_the_last_line_younger(desk: Any) -> None:
+    line, camera = desk()
+    pixels = numbered(web(2600, 26, 10))
+    line.feed(camera, pixels[:300])
+    line.kill_worker(line.workers[0])
+    line.feed(camera, pixels[300:2300])
+    line.engine = lambda stored: ToyEngine(stored, batch=8, on_band=line.watch)
+    worker = line.start_worker()
+    while sum(isinstance(event, RollStart) for event in line.stored) < 2:
+        line.turn()
+    line.kill_worker(worker)  # it has said where it begins, and has seen no line yet
+    line.kill_acquire()
+    line.start_worker()
+    camera = restart_acquire(line)
+    line.feed(camera, pixels[2300:])
+    end = end_roll(line)
+    assert gaps(line.stored)[-1].last_line >= 2300
+    assert [line.lines_seen[end.lines - 300 + number] for number in range(300)] == list(range(2300, 2600))
+
+
 def test_an_encoder_that_was_reset_is_not_believed(desk: Any) -> None:
     line, camera = desk(encoder=ENCODER)
     line.feed(camera, web(500), encoder=30_000)
@@ -734,6 +792,95 @@ def test_a_journal_that_is_begun_anew_takes_the_next_acquire(desk: Any) -> None:
     line.feed(camera, pixels)
     assert end_roll(line).lines_in_gaps == 0
     assert findings(line.stored) == undisturbed(pixels, ROLL)
+
+
+# ------------------------------------------------------------------------------------------------ what does not belong
+
+
+def test_a_hole_in_the_frames_stream_begins_it_again(desk: Any) -> None:
+    line, camera = desk()
+    pixels = web(600, 25, 20)
+    line.feed(camera, pixels[:200])
+    line.acquire._server._lease.sequence += 1  # as if a message had been lost on the way
+    line.feed(camera, pixels[200:])
+    line.turn(10, 0.1)
+    assert line.workers[0].counters["stream_broken"] == 1
+    assert end_roll(line).lines_in_gaps == 0
+    assert findings(line.stored) == undisturbed(pixels, ROLL)
+
+
+def test_what_does_not_belong_to_the_frames_stream_is_counted(desk: Any) -> None:
+    line, camera = desk()
+    line.feed(camera, web(96))
+    worker, server = line.workers[0], line.acquire._frames
+    peer, epoch = line.acquire._server._lease.peer, line.acquire._server.epoch
+    frame = Frame("cam0", epoch, "no roll", 96, 4, 48, "Mono8", None, 1, 1)
+    number = worker._expected
+    server.send(peer, frame, Stamp("cam0", epoch - 1, number, 0), bytes(4 * 48))
+    server.send(peer, frame, Stamp("cam0", epoch, number, 0), bytes(4 * 48))
+    server.send(peer, Gap("cam0", "no roll", 96, 99, "overrun"), Stamp("cam0", epoch, number + 1, 0))
+    short = replace(frame, roll=ROLL)
+    server.send(peer, short, Stamp("cam0", epoch, number + 2, 0), b"too few")
+    server.clients[peer].queue.append((b"", (memoryview(b"garbage"),)))
+    line.acquire._server._lease.sequence += 3
+    line.turn(10)
+    assert worker.counters["old_epochs"] == 1
+    assert worker.counters["of_no_roll"] == 2
+    assert worker.counters["garbage"] == 1
+    assert worker.status().counters["dropped_garbage"] == 1
+    line.feed(camera, web(100))
+    assert end_roll(line).lines == 196
+
+
+def test_pixels_that_were_garbage_are_a_gap(desk: Any) -> None:
+    line, camera = desk()
+    line.feed(camera, web(96))
+    item = Item(Frame("cam0", 0, ROLL, 96, 4, 48, "Mono8", None, 1, 1), b"too few")
+    line.acquire._server.add(item)
+    line.acquire._up_to = line.acquire._numbers.next_line = 100
+    line.feed(camera, web(100))
+    assert end_roll(line).lines == 200
+    assert gaps(line.stored) == [Gap("cam0", ROLL, 96, 99, "incomplete")]
+    assert line.counters()["garbage"] == 1
+
+
+def test_a_camera_of_another_width_in_a_roll_that_runs(desk: Any) -> None:
+    line, camera = desk()
+    line.feed(camera, web(96))
+    camera.deliver(np.full((32, 40), 70, np.uint8))
+    with pytest.raises(FootageError, match="sends 40 columns of Mono8, roll roll-000001 was begun with 48"):
+        line.turn(3)
+
+
+def test_what_nobody_should_send_is_counted_and_changes_nothing(desk: Any) -> None:
+    line, camera = desk()
+    line.feed(camera, web(64))
+    stages = line.network.client(line.line.stages_endpoint)
+    frames = line.network.client(line.line.frames_endpoint("cam0"))
+    backfill = line.network.client(line.line.backfill_endpoint)
+    stages.send(Ack("cam0", 1, 1))
+    stages.send(Ack("no camera", 1, 1))
+    stages.send(Gap("cam0", ROLL, 0, 5, "overrun"), Stamp("another", 1, 0, 0))
+    stages.send(Ack("cam0", 1, 1), Stamp("cam0", 1, 0, 0))
+    backfill.send(Ack("cam0", 1, 1))
+    line.control.send(Ack("cam0", 1, 1))
+    frames.send(Ack("cam0", 1, 1))
+    for endpoint in (line.line.stages_endpoint, line.line.frames_endpoint("cam0")):
+        line.network.servers[endpoint].queue.append((b"x", (memoryview(b"garbage"),)))
+    heartbeats = line.network.subscription(line.line.events_endpoint, ["status"])
+    line.turn(3, 1.1)
+    assert line.publisher.counters["unexpected"] == 6
+    counters = line.acquire.status().counters
+    assert (counters["unexpected"], counters["dropped_garbage"]) == (1, 1)
+    told: dict[str, Any] = {}
+    while (received := heartbeats.receive()) is not None:
+        assert isinstance(received.message, Status)
+        told[received.message.stage] = received.message.counters
+    assert told["publisher"]["dropped_garbage"] == 1
+    assert told["publisher"]["last_sequence"] == line.journal.last
+    assert told["acquire"]["dropped_garbage"] == 1
+    assert told["worker"]["frames"] == 2
+    assert end_roll(line).lines == 64
 
 
 # ------------------------------------------------------------------------------------------------ rolls
@@ -903,6 +1050,18 @@ WITH_ACQUIRE = st.lists(
 )
 
 
+EVERYTHING = st.lists(
+    st.tuples(
+        st.sampled_from(
+            ["feed", "feed", "feed", "worker", "publisher", "roll", "full", "freeze", "thaw", "publisher hangs"]
+        ),
+        st.integers(0, 12),
+    ),
+    min_size=4,
+    max_size=20,
+)
+
+
 class Rehearsal:
     """A line driven by a random schedule; frames come whenever there is an acquire, and pass where there is none."""
 
@@ -978,6 +1137,73 @@ def check_anything_killed(heights: list[int], steps: list[tuple[str, int]], fold
     }
 
 
+class LongRehearsal(Rehearsal):
+    """With rolls, a disk that is full for a while, and stages that hang and come back."""
+
+    def __init__(self, folder: Path, heights: list[int], lines: int) -> None:
+        super().__init__(folder, heights, lines, encoder=False)
+        self.rolls = [(ROLL, 0)]  # name and first line
+        self._frozen: list[Worker] = []
+
+    def step(self, action: str, amount: int) -> None:
+        desk = self.desk
+        if action == "roll":
+            self._begin_roll()
+        elif action == "full":
+            with Full(desk.journal):
+                super().step("feed", amount)
+                desk.turn(amount % 3, 0.3)
+            desk.turn(6, 0.3)
+        elif action == "freeze":
+            self._frozen.append(desk.workers[0])
+            desk.freeze_worker(desk.workers[0])
+            desk.start_worker()
+            desk.turn(amount, 0.2)
+        elif action == "thaw" and self._frozen:
+            desk.workers.insert(0, self._frozen.pop())
+            desk.turn(amount, 0.1)
+            desk.kill_worker(desk.workers[amount % 2])
+        elif action == "publisher hangs":
+            hung, desk.publisher = desk.publisher, None
+            super().step("feed", amount)
+            desk.turn(amount, 0.2)
+            desk.publisher = hung
+        elif action != "thaw":
+            super().step(action, amount)
+
+    def _begin_roll(self) -> None:
+        desk, name = self.desk, f"R{len(self.rolls)}"
+        desk.turn(2)  # the camera's lines are read: the roll ends behind them
+        desk.command("start", name)
+        for _ in range(40):  # a publisher that was just started does not know its acquires yet
+            if desk.acquire is not None and desk.acquire._roll == name:
+                break
+            desk.turn(1, 0.1)
+        self.rolls.append((name, self.at))
+
+    def finish(self) -> RollEnd:
+        for worker in self._frozen:
+            self.desk.workers.append(worker)
+            self.desk.kill_worker(worker)
+        settle(self.desk)
+        return super().finish()
+
+
+def check_everything(heights: list[int], steps: list[tuple[str, int]], folder: Path) -> None:
+    line = LongRehearsal(folder, heights, 700)
+    for action, amount in steps:
+        line.step(action, amount)
+    line.finish()
+    line.desk.start_publisher()
+    stored = line.desk.stored
+    line.desk.kill_publisher()
+    assert [event.roll for event in stored if isinstance(event, RollStart)] == [name for name, _ in line.rolls]
+    for (roll, first), (_, end) in pairwise([*line.rolls, ("", 700)]):
+        assert check_account(stored, roll) == RollEnd("cam0", roll, *(3 * [end - first]), 0)
+        found = findings([event for event in stored if getattr(event, "roll", "") == roll])
+        assert found == undisturbed(line.pixels[first:end], roll)
+
+
 def examples(count: int) -> settings:
     return settings(
         max_examples=count, deadline=None, derandomize=True, database=None,
@@ -1000,6 +1226,23 @@ def test_whatever_is_killed_every_line_is_inspected_or_in_a_gap(
     tmp_path_factory: pytest.TempPathFactory, heights: list[int], steps: list[tuple[str, int]]
 ) -> None:
     check_anything_killed(heights, steps, tmp_path_factory.mktemp("line"))
+
+
+@examples(6)
+@given(HEIGHTS, EVERYTHING)
+def test_rolls_full_disks_and_stages_that_hang_change_nothing(
+    tmp_path_factory: pytest.TempPathFactory, heights: list[int], steps: list[tuple[str, int]]
+) -> None:
+    check_everything(heights, steps, tmp_path_factory.mktemp("line"))
+
+
+@pytest.mark.slow
+@examples(60)
+@given(HEIGHTS, EVERYTHING)
+def test_rolls_full_disks_and_stages_that_hang_change_nothing_in_many_schedules(
+    tmp_path_factory: pytest.TempPathFactory, heights: list[int], steps: list[tuple[str, int]]
+) -> None:
+    check_everything(heights, steps, tmp_path_factory.mktemp("line"))
 
 
 @pytest.mark.slow

@@ -71,7 +71,7 @@ def test_a_counter_that_falls_behind_numbers_no_line_twice() -> None:
     numbers.place(lines(10, 1000))
     assert numbers.place(lines(10, 1097)) == (10, "overrun")  # jitter of less than half a line
     assert numbers.backward == 0
-    assert numbers.place(lines(10, 1180)) == (20, "overrun")
+    assert numbers.place(lines(10, 1197)) == (20, "overrun")
     assert numbers.place(lines(10, 1250)) == (30, "overrun")  # the web ran back
     assert numbers.backward == 1
     assert numbers.place(lines(10, 1350)) == (40, "overrun")

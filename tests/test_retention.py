@@ -147,7 +147,7 @@ def test_gaps_of_other_causes_and_other_rolls_stay_apart() -> None:
         ("worker-lost", 15, 24),
         ("RollEnd", 0, 0),
         ("RollStart", 0, 0),
-        ("worker-lost", 0, 9),
+        ("worker-lost", 0, 19),
     ]
     assert [item.message.roll for item in retention][-1] == "B"
 

@@ -24,6 +24,13 @@ PY
   export PATH="$root/.venv/bin:$PATH"
 }
 
+# What tests need beyond Python packages: a compiler for the simulated camera. Without root they skip, and say so.
+install_for_tests() {
+  if ! command -v cc >/dev/null && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+    apt-get update -qq && apt-get install -y -qq gcc libc6-dev >/dev/null || true
+  fi
+}
+
 # opencv-python links against libGL and friends, which a bare server lacks
 install_libraries() {
   "$1/.venv/bin/python" -c 'import cv2' 2>/dev/null && return 0

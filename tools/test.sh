@@ -6,8 +6,9 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 . tools/setup.sh
 setup_venv dev
+install_for_tests
 if [ "${1:-}" = "--fast" ]; then
   shift
-  exec python -m pytest -m "not slow" "$@"
+  exec python -m pytest -rs -m "not slow" "$@"
 fi
-exec python -m pytest "$@"
+exec python -m pytest -rs "$@"

@@ -204,6 +204,8 @@ class Acquire:
 
     def _serve(self) -> None:
         assert self._server is not None
+        # lines of which only this process knows where they are could be taken for others after it
+        self._server.held_roll = self._roll if self._publisher.owes_origin else ""
         self._server.turn()
         self._publisher.turn()
         now = self._clock()

@@ -71,6 +71,7 @@ class FrameServer:
         self._epoch = generation << GENERATION_BITS
         self._lease: _Lease | None = None
         self._observers: dict[bytes, _Observer] = {}
+        self.held_roll = ""  # of which nothing but its start is handed out to be inspected
         self._roll: Item | None = None  # the RollStart that an observer who comes late is told
         self.journaled: Credit | None = None
         self.counters: Counter[str] = Counter()
@@ -184,6 +185,8 @@ class FrameServer:
             item = self._retention[lease.place]
             is_frame = item.pixels is not None
             if is_frame and lease.credits <= 0:
+                return
+            if item.message.roll == self.held_roll and not isinstance(item.message, RollStart):
                 return
             stamp = Stamp(self._camera, lease.epoch, lease.sequence, item.needed_ns)
             if not self._send(_under(item.message, lease.epoch), stamp, item):

@@ -78,6 +78,7 @@ class Publisher:
         self._acquires: dict[str, bytes] = {}
         self._volatile: deque[Entry] = deque()  # told to the world, not yet on the disk
         self._kept_marks: dict[str, Mark] = {}
+        self._unkept_origins: dict[str, Origin] = {}  # by camera
         self._retry_ns = 0
         self._reported_ns = self._expired_ns = -(1 << 62)
         self.counters: Counter[str] = Counter()
@@ -139,8 +140,8 @@ class Publisher:
         elif isinstance(message, Register):
             self._take_register(peer, message, ledger)
         elif isinstance(message, Origin):
-            self._journal.keep_origin(message)
-            ledger.origin = message
+            ledger.origin = self._unkept_origins[message.camera] = message
+            self._keep_origins()
             self._stages.send(peer, Kept(message.camera, message.roll))
         elif isinstance(message, Leaving):
             self._journal.set_left(message.camera, message.cause)
@@ -268,11 +269,21 @@ class Publisher:
         self.faults = ()
         self._volatile.clear()
         self._kept_marks = {}
+        self._keep_origins()
         for published in stored:
             self._events.send("event", published)
             if published.needed_ns:
                 self._metrics.step("publish", self._clock() - published.needed_ns)
         self.counters["events"] += len(stored)
+
+    def _keep_origins(self) -> None:
+        """While the disk is full they stay in memory: acquire is waiting for the word to go on."""
+        try:
+            for origin in list(self._unkept_origins.values()):
+                self._journal.keep_origin(origin)
+                del self._unkept_origins[origin.camera]
+        except JournalFullError:
+            self.faults = ("disk-full",)
 
     def _keep_in_memory(self, entries: list[Entry], marks: dict[str, Mark]) -> None:
         """While the disk is full: told at once as not durable, stored and told again with a number later."""
@@ -333,16 +344,13 @@ class Publisher:
 
     def _report(self) -> None:
         self._tell_acquires()
+        dropped = sum((link.counters for link in self._links), Counter[str]())
         counters = {
             "last_sequence": self._journal.last,
             "not_durable": len(self._volatile),
             **self.counters,
-            **{
-                f"dropped_{name}": count
-                for link in self._links
-                for name, count in link.counters.items()
-            },
-        }  # fmt: skip
+            **{f"dropped_{name}": count for name, count in dropped.items()},
+        }
         status = Status("publisher", "", "publishing", self.faults, counters, self._clock())
         self._events.send("status", status)
         self._metrics.status(status)

@@ -48,6 +48,11 @@ class Registration:
     def keep_origin(self, origin: Origin) -> None:
         self._owe("origin", origin)
 
+    @property
+    def owes_origin(self) -> bool:
+        """Whether nobody but this process knows yet where the roll began."""
+        return "origin" in self._owed
+
     def leave(self, leaving: Leaving) -> None:
         self._owe("leaving", leaving)
 
