@@ -89,7 +89,7 @@ def test_a_full_disk_and_an_interrupt(capsys: Output) -> None:
     assert capsys.readouterr().err == "linescan test: error: /data/out.pt: No space left on device\n"
     assert guarded("linescan test", fail(KeyboardInterrupt())) == 130
     assert capsys.readouterr().err == "linescan test: interrupted\n"
-    assert guarded("linescan test", fail(ZeroDivisionError())) == 70  # a bug is not hidden, and supervisors know its code
+    assert guarded("linescan test", fail(ZeroDivisionError())) == 70  # a bug is not hidden
     assert "in command\n    raise error\nZeroDivisionError" in capsys.readouterr().err
 
 
