@@ -124,7 +124,7 @@ def test_a_stretch_without_an_image(rig: LineRig, oracle: Oracle, command: str, 
 def test_a_stretch_that_the_model_chokes_on(simulated_camera: Path, tmp_path: Path) -> None:
     strip = web(defects=20)
     strip[1000:1100, MARGIN:COLUMNS] = np.minimum(strip[1000:1100, MARGIN:COLUMNS], 2) + 220  # within the band
-    with LineRig(tmp_path, simulated_camera, strip=strip, model=NanWhereBright(), rate=1000) as rig:
+    with LineRig(tmp_path, simulated_camera, strip=strip, model=NanWhereBright()) as rig:
         rig.begin()
         rig.pass_lines(2500)
         roll = rig.finish()

@@ -42,7 +42,7 @@ def fill(place: Path) -> Path:
 
 
 def test_a_full_disk_under_the_journal(simulated_camera: Path, tmp_path: Path, small_disk: Path) -> None:
-    with LineRig(tmp_path, simulated_camera, rate=1000, journal=small_disk / "journal.sqlite") as rig:
+    with LineRig(tmp_path, simulated_camera, journal=small_disk / "journal.sqlite") as rig:
         rig.begin()
         filler = fill(small_disk)
         rig.wait(lambda: rig.events[-1].sequence is None, "an event that is not stored")
@@ -61,7 +61,7 @@ def test_a_full_disk_under_the_journal(simulated_camera: Path, tmp_path: Path, s
 
 def test_a_publisher_that_is_killed_on_a_full_disk(simulated_camera: Path, tmp_path: Path, small_disk: Path) -> None:
     """What was told and not stored is lost to the journal; that its lines are is told as a gap."""
-    with LineRig(tmp_path, simulated_camera, rate=1000, journal=small_disk / "journal.sqlite") as rig:
+    with LineRig(tmp_path, simulated_camera, journal=small_disk / "journal.sqlite") as rig:
         rig.begin()
         filler = fill(small_disk)
         rig.wait(lambda: rig.counter("publisher", "not_durable") > 50, "events that are not stored")
@@ -81,7 +81,7 @@ def test_utc_steps(simulated_camera: Path, tmp_path: Path) -> None:
     with LineRig(tmp_path, simulated_camera) as rig:
         rig.begin()
         oracle = Oracle(rig)
-        for step_ns in (200 * DAY_NS, -3 * DAY_NS, -20_000 * DAY_NS):
+        for step_ns in (200 * DAY_NS, -20_000 * DAY_NS):
             rig.utc_step.write_text(str(step_ns))
             rig.inspect_lines(500)
             rig.kill("worker")

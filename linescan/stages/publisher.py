@@ -229,7 +229,7 @@ class Publisher:
     # ------------------------------------------------------------------------------------------ to the journal
 
     def _due(self) -> bool:
-        if self._volatile and self._clock() >= self._retry_ns:
+        if (self._volatile or self._unkept_origins) and self._clock() >= self._retry_ns:
             return True
         if self._batch_since_ns is None:
             return False
@@ -284,6 +284,7 @@ class Publisher:
                 del self._unkept_origins[origin.camera]
         except JournalFullError:
             self.faults = ("disk-full",)
+            self._retry_ns = self._clock() + int(RETRY_S * 1e9)
 
     def _keep_in_memory(self, entries: list[Entry], marks: dict[str, Mark]) -> None:
         """While the disk is full: told at once as not durable, stored and told again with a number later."""
