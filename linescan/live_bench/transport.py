@@ -15,6 +15,7 @@ import zmq
 from numpy.typing import NDArray
 
 from linescan.cameras.camera import Lines
+from linescan.errors import PeerError
 from linescan.journal import Journal
 from linescan.line import Line
 from linescan.live_bench.consumer import PATIENCE_MS, Taken, serve
@@ -128,29 +129,37 @@ def _bare_round(orders: Connection, buffers: Sequence[NDArray[np.uint8]], frames
 
 
 def _line_round(orders: Connection, buffers: Sequence[NDArray[np.uint8]], frames: int) -> Taken:
-    camera = ArrayCamera(buffers, frames)
+    camera = ArrayCamera(buffers, 1)
     retain_mib = max(2 * BUFFERS * buffers[0].nbytes >> 20, 1)
     with bench_line(_SETTINGS, transport={"retain_mib": retain_mib}) as line:
         network = ZmqNetwork()
         try:
             acquire = _acquire(line, camera, network)
-            camera.acquire = acquire
+            camera.left = frames - 1
             orders.send(("line", line.frames_endpoint(CAMERA), frames))
+            until = time.monotonic() + PATIENCE_MS / 1000
             while camera.left or not orders.poll():
                 acquire.turn()
+                if time.monotonic() > until:
+                    raise PeerError(f"{camera.left} of {frames} frames were not taken in {PATIENCE_MS / 1000:g} s")
             return _answer(orders)
         finally:
             network.close()
 
 
 def _acquire(line: Line, camera: ArrayCamera, network: ZmqNetwork) -> Acquire:
-    """Registered with a publisher, which is not heard afterwards: what it would say decides nothing here."""
+    """Registered, and its roll begun with one frame: the publisher is not heard afterwards, nothing depends on it."""
     with Journal(line.file(line.settings.journal.file), line.settings.journal) as journal:
         publisher = Publisher(line, journal, network)
         acquire = Acquire(line, line.settings.cameras[0], camera, network)
+        camera.acquire = acquire
         while not acquire.registered:
             publisher.turn()
-    acquire.begin()
+        acquire.begin()
+        acquire.turn()
+        while acquire.holds_back:  # until the roll's origin is in the journal
+            publisher.turn()
+            acquire.turn()
     return acquire
 
 

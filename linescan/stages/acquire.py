@@ -317,6 +317,11 @@ class Acquire:
         return False
 
     @property
+    def holds_back(self) -> bool:
+        """Whether the roll's frames wait until its origin is in the journal."""
+        return self._publisher.owes_origin
+
+    @property
     def behind(self) -> bool:
         """Whether half of what may be kept waits for a worker: a recording is better held back than dropped."""
         return self._retention.size > self._transport.retain_mib << 19
