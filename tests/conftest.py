@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
+import signal
 import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -33,6 +34,12 @@ TINY = (
 )
 # how every test runs a model: one thread, and nothing measured first
 RUN = ("--device", "cpu", "--precision", "float32", "--batch", "8", "--threads", "1")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def interruptible() -> None:
+    """A run in the background is started with SIGINT ignored, and what it starts would ignore it too."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True, scope="session")
