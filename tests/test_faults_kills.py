@@ -43,7 +43,7 @@ def test_an_undisturbed_roll(rig: LineRig, oracle: Oracle) -> None:
     assert len(rig.messages(verdict.roll)) > 200
 
 
-ROUNDS = [1, 2, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(3, 13))]
+ROUNDS = [1, 2, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(3, 6))]
 
 
 @pytest.mark.parametrize("seed", ROUNDS)
@@ -122,7 +122,7 @@ def test_a_second_acquire_gives_way(rig: LineRig, oracle: Oracle) -> None:
     oracle.judge(rig.finish()).check()
 
 
-@pytest.mark.parametrize("seed", [1, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(2, 7))])
+@pytest.mark.parametrize("seed", [1, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(2, 4))])
 def test_a_killed_acquire_costs_what_it_had_and_what_it_missed(rig: LineRig, oracle: Oracle, seed: int) -> None:
     chance = random.Random(seed)
     rig.fresh_roll()
