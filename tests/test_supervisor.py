@@ -298,6 +298,7 @@ def test_a_lost_camera_is_awaited_for_ever_with_growing_pauses(supervised: Calla
 def test_a_stop_does_not_wait_for_a_pause(supervised: Callable[..., Running]) -> None:
     run = supervised(*line_of(acquire="early=75"))
     run.wait_for("acquire", "started", 6)  # 1.6 s and more lie before the next one
+    wait_until(lambda: run.said().count("stage-ended") >= 6, "the sixth to end too", run.said)
     assert run.stop() == 0, run.said()
     assert len(run.pids("acquire")) == 6
 
