@@ -46,7 +46,7 @@ def bare_table(setup: Setup, device: str, threads: Sequence[int], precisions: Se
         for count in threads:
             for batch in (1, *BATCHES, 128):
                 execution = Execution(device, precision, batch, count)
-                table[_name(execution)] = round(patches_per_second(setup.bundle, execution), 1)
+                table[_name(execution)] = round(patches_per_second(setup.bundle, execution, 0.4), 1)
     return table
 
 

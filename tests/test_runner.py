@@ -216,3 +216,10 @@ def test_how_full_the_batches_are() -> None:
     with patch.object(runner, "ROWS_TOGETHER", 2):
         assert runner.filling(32, 48) == (48 / 64 + 96 / 96) / 2
     assert runner.filling(32, None) == 1.0
+
+
+def test_a_trial_that_the_machine_disturbs_does_not_decide(toy_loaded: Bundle) -> None:
+    trials = {16: iter((10.0, 10.0, 10.0)), 32: iter((1.0, 30.0, 2.0)), 64: iter((20.0, 20.0, 20.0))}
+    measured = patch.object(runner, "patches_per_second", side_effect=lambda _bundle, how: next(trials[how.batch]))
+    with measured, patch.object(runner, "BATCHES", tuple(trials)):
+        assert choose_execution(toy_loaded, "cpu", "float32", threads=1).batch == 32
