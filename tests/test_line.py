@@ -8,6 +8,8 @@ import pytest
 
 from linescan.errors import ConfigError
 from linescan.line import Line
+from linescan.stages.acquire import check_camera
+from tests.line_kit import ArrayCamera, FakeClock, write_line
 
 CAMERA = '[[cameras]]\nname = "left"\nproducer = "a.cti"\nserial = "1"\nmax_line_rate_hz = 1000.0\n'
 SECOND = CAMERA.replace('"left"', '"right"')
@@ -124,3 +126,16 @@ def test_what_is_wrong_is_named(tmp_path: Path, wrong: dict[str, str], complaint
 def test_values_out_of_bounds_are_named(tmp_path: Path, table: str, key: str) -> None:
     with pytest.raises(ConfigError, match=rf"line\.toml: {key}"):
         line(tmp_path, table)
+
+
+def test_a_frame_must_fit_into_what_is_kept(tmp_path: Path) -> None:
+    line = write_line(tmp_path, retain_mib=1)
+    camera = ArrayCamera(FakeClock())
+    camera.columns, camera.frame_lines = 1024, 1024
+    check_camera(line, camera)
+    camera.frame_lines = 1025
+    with pytest.raises(ConfigError, match=r"retain_mib = 1: a single frame of camera array has 1 MiB"):
+        check_camera(line, camera)
+    camera.pixel_format, camera.frame_lines = "RGB8", 342
+    with pytest.raises(ConfigError, match="retain_mib"):
+        check_camera(line, camera)

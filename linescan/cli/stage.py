@@ -19,7 +19,7 @@ from linescan.health import Health
 from linescan.journal import Journal
 from linescan.line import Line
 from linescan.metrics import exported
-from linescan.stages.acquire import Acquire, wait_registered
+from linescan.stages.acquire import Acquire, check_camera, wait_registered
 from linescan.stages.publisher import Publisher
 from linescan.transport.keys import load_keys
 from linescan.transport.zeromq import ZmqNetwork
@@ -68,6 +68,7 @@ def run_acquire(args: argparse.Namespace) -> int:
     logger = log.configure("acquire", settings.name)
     with network_of(line) as network, exported(line, "acquire", settings.name) as metrics:
         camera = GenicamCamera(settings, line.file(settings.producer), BufferPool())
+        check_camera(line, camera)
         with stopped_by_signal() as stop:  # after the camera's library, which sets a handler of its own
             try:
                 acquire = Acquire(line, settings, camera, network, metrics=metrics)

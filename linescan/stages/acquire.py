@@ -8,6 +8,8 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
+
 from linescan.cameras.camera import Camera, Lines, LinesLost
 from linescan.errors import ConfigError, PeerError
 from linescan.line import CameraSettings, Line
@@ -24,6 +26,7 @@ from linescan.messages import (
     StreamEnd,
 )
 from linescan.metrics import NO_METRICS, Meter
+from linescan.pixels import FORMATS
 from linescan.stages.frame_server import FrameServer
 from linescan.stages.line_numbers import LineNumbers, line_after_restart
 from linescan.stages.registration import Registration, boot_id
@@ -380,7 +383,8 @@ def wait_registered(acquire: Acquire, stop: Callable[[], bool], patience_s: floa
 
 def check_camera(line: Line, camera: Camera) -> None:
     """Raises ConfigError where one frame is larger than what may be kept of all."""
-    size = camera.columns * camera.frame_lines * 2
+    pixel = FORMATS[camera.pixel_format]
+    size = camera.columns * camera.frame_lines * pixel.channels * np.dtype(pixel.dtype).itemsize
     if size > line.settings.transport.retain_mib << 20:
         raise ConfigError(
             f"{line.path}: transport.retain_mib = {line.settings.transport.retain_mib}: a single frame of camera "

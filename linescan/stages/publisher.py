@@ -100,7 +100,7 @@ class Publisher:
             self._expired_ns = now
             self._expire()
         if not came:
-            self._network.wait(self._links, self._settings.journal.commit_ms / 2000 if self._entries else IDLE_S)
+            self._network.wait(self._links, self._settings.journal.commit_ms / 2000 if self._batch_since_ns else IDLE_S)
 
     def close(self) -> None:
         """Commits what came; what nobody has acknowledged the workers keep."""
