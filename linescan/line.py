@@ -10,7 +10,6 @@ from pydantic import Field, field_validator, model_validator
 
 from linescan.config import Settings, load_toml
 from linescan.errors import ConfigError
-from linescan.messages import PixelFormat
 
 Name = Annotated[str, Field(pattern="^[A-Za-z0-9][A-Za-z0-9_-]{0,31}$")]  # a part of file and unit names
 FeatureValue = bool | int | float | str
@@ -196,6 +195,3 @@ class Line:
 
     def _ipc(self, folder: str, name: str) -> str:
         return f"ipc://{self.file(self.settings.transport.directory).absolute()}/{folder}/{name}"
-
-
-__all__ = ["CameraSettings", "Encoder", "Line", "LineSettings", "PixelFormat"]

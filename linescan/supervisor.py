@@ -159,11 +159,6 @@ def stage_commands(line: Line, python: str = sys.executable) -> list[StageComman
     ]
 
 
-def run_line(line: Line, python: str = sys.executable) -> int:
-    """Runs the stages of a line until SIGTERM, SIGINT or a stage that cannot go on; returns the exit code."""
-    return Supervisor(stage_commands(line, python)).run()
-
-
 @contextmanager
 def _signals() -> Iterator[socket.socket]:
     """The signals that matter here as bytes of a socket."""

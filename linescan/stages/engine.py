@@ -141,6 +141,3 @@ def _stored_execution(stored: dict[str, Any] | None) -> Execution | None:
     if execution.device == "cuda" and not torch.cuda.is_available():
         return None
     return execution
-
-
-__all__ = ["Engine", "OutOfMemory", "end_of", "progress_of", "smaller"]
