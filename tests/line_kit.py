@@ -104,6 +104,9 @@ class ArrayCamera:
             raise got
         return got
 
+    def stop(self) -> None:
+        pass
+
     def check(self) -> None:
         if self.closed:
             raise CameraLostError("gone")

@@ -509,6 +509,20 @@ def test_every_line_is_delivered_or_lost(bench: Bench, first_frame_id: int, bits
     assert sum(item.pixels.shape[0] for item in came if isinstance(item, Lines)) == outcomes["delivered"]
 
 
+def test_a_stopped_camera_hands_over_what_it_had_delivered(bench: Bench) -> None:
+    camera = bench.open()
+    camera.start()
+    came = [next_of(camera) for _ in range(2)]
+    time.sleep(0.1)  # frames wait in their buffers
+    camera.stop()
+    while (item := camera.read()) is not None:
+        came.append(item)
+    camera.close()
+    log = [entry for entry in bench.simulator.log("SIM0001") if entry.outcome == "delivered"]
+    assert len(log) > 2
+    assert [numbers(item)[0] for item in came if isinstance(item, Lines)] == [entry.first_line for entry in log]
+
+
 def test_unplugged(bench: Bench) -> None:
     camera = bench.open()
     camera.start()

@@ -686,6 +686,18 @@ def test_a_stop_in_order_and_a_start_are_a_gap_of_shutdown(desk: Any) -> None:
     assert [gap.cause for gap in gaps(line.stored)] == ["shutdown", "acquire-lost", "acquire-lost"]
 
 
+def test_lines_delivered_before_a_stop_are_inspected(desk: Any) -> None:
+    line, camera = desk()
+    pixels = web(320, 17, 20)
+    line.feed(camera, pixels[:100])
+    for first in range(100, 320, 10):  # delivered, and not yet taken when the stop comes
+        camera.deliver(pixels[first : first + 10])
+    camera.queue.append(CameraLostError("unplugged"))  # on the way out
+    assert line.stop_acquire()
+    assert camera.closed
+    assert findings(line.stored) == undisturbed(pixels[:320], ROLL)
+
+
 def test_a_camera_asked_in_vain_is_lost(desk: Any) -> None:
     line, camera = desk()
     line.feed(camera, web(64))

@@ -53,6 +53,10 @@ class Camera(Protocol):
         """The next thing that came, at once; None where nothing did."""
         ...
 
+    def stop(self) -> None:
+        """Scans no more lines; `read` still hands over those that were delivered before."""
+        ...
+
     def check(self) -> None:
         """Asks the camera for something that costs little; raises CameraLostError where it does not answer."""
         ...

@@ -166,6 +166,12 @@ class GenicamCamera:
         self._counted = True
         return count
 
+    def stop(self) -> None:
+        try:
+            self._device.stop()
+        except GENICAM_ERRORS as error:
+            raise self._lost(brief(error)) from error
+
     def check(self) -> None:
         if self._gone is not None:
             raise self._gone

@@ -28,6 +28,7 @@ __all__ = ["GENICAM_ERRORS", "Chunks", "Device", "brief", "genapi", "gentl"]
 GENICAM_ERRORS = (gentl.GenericException, genapi.GenericException)
 # A poll of what is there. Shorter than the clock's step (0.24 µs as a float), every second call would return unasked.
 POLL_S = 1e-6
+LAST_POLL_S = 0.02  # after a stop nothing more comes: a call that was held up for so long before it asked is rare
 CLOSE_S = 5.0
 
 logging.getLogger("harvesters.core").setLevel(logging.CRITICAL)  # what it logs is raised or counted here as well
@@ -64,6 +65,7 @@ class Device:
         self._producer = producer.resolve()
         self._closed = False
         self._incomplete = _IncompleteCounter()
+        self._poll_s = POLL_S
         loaded = _load(self._producer)
         try:
             self.acquirer = _create(loaded.harvester, _find(loaded.harvester, self._producer, serial, model))
@@ -85,10 +87,15 @@ class Device:
         self.acquirer.num_buffers = max(buffers, self.acquirer.min_num_buffers)
         self.acquirer.start()
 
+    def stop(self) -> None:
+        """Stops the camera alone: what it delivered before can still be fetched."""
+        self._poll_s = LAST_POLL_S
+        self.nodes.AcquisitionStop.execute()
+
     def fetch(self) -> tuple[Any | None, int]:
         """The next complete buffer, to be given back by `queue`, and the number of incomplete ones dropped."""
         before = self._incomplete.count
-        buffer = self.acquirer.try_fetch(timeout=POLL_S, is_raw=True)
+        buffer = self.acquirer.try_fetch(timeout=self._poll_s, is_raw=True)
         return buffer, self._incomplete.count - before
 
     @staticmethod

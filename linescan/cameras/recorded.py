@@ -64,6 +64,9 @@ class RecordedCamera:
             return LinesLost(frame.lines, "incomplete")
         return Lines(frame.pixels.copy(), None, time.monotonic_ns(), time.time_ns())
 
+    def stop(self) -> None:
+        self._frames, self._held = iter(()), None
+
     def check(self) -> None:
         """Footage does not go away."""
 

@@ -67,6 +67,9 @@ class ArrayCamera:
         self.left -= 1
         return Lines(self._buffers[self.left % len(self._buffers)], None, time.monotonic_ns(), time.time_ns())
 
+    def stop(self) -> None:
+        self.left = 0
+
     def check(self) -> None:
         pass
 

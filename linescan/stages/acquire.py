@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections import Counter
@@ -11,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from linescan.cameras.camera import Camera, Lines, LinesLost
-from linescan.errors import ConfigError, PeerError
+from linescan.errors import CameraLostError, ConfigError, PeerError
 from linescan.line import CameraSettings, Line
 from linescan.messages import (
     Frame,
@@ -302,9 +303,11 @@ class Acquire:
     def drain(
         self, cause: Literal["shutdown", "camera-lost"], until_ns: int, alive: Callable[[], object] = lambda: None
     ) -> bool:
-        """Hands over what is kept, without the camera; whether all of it was journaled in time."""
+        """Stops the camera and hands over what is kept; whether all of it was journaled in time."""
         assert self._server is not None
         self._state = "draining"
+        if cause == "shutdown":
+            self._stop_camera(until_ns)
         self._camera.close()
         if self._roll:
             self._close_stream()
@@ -318,6 +321,13 @@ class Acquire:
             self._network.wait(self._links, IDLE_S)
             alive()
         return False
+
+    def _stop_camera(self, until_ns: int) -> None:
+        """Takes in what the camera had delivered: those lines were scanned, and can still be inspected."""
+        with contextlib.suppress(CameraLostError):  # it is closed next, and what is missing becomes a gap
+            self._camera.stop()
+            while self._read() and self._clock() < until_ns:
+                pass
 
     @property
     def holds_back(self) -> bool:
