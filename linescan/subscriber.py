@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from linescan.codec import decode
 from linescan.errors import MessageError
 from linescan.line import Line
-from linescan.messages import Caught, Message, Progress, Published, Since, Status, decode
+from linescan.messages import Caught, Message, Progress, Published, Since, Status
 from linescan.transport import Network
 from linescan.transport.keys import load_keys
 from linescan.transport.zeromq import ZmqNetwork

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from linescan.cameras.camera import Lines, LinesLost
+from linescan.codec import decode
 from linescan.config import ImageBand, InspectionSettings
 from linescan.errors import CameraLostError, JournalFullError
 from linescan.inspection import FinalBand, Finding, Footprint, Inspector
@@ -28,7 +29,6 @@ from linescan.messages import (
     RollStart,
     RollState,
     Status,
-    decode,
 )
 from linescan.models.runner import Execution
 from linescan.stages.acquire import Acquire

@@ -17,7 +17,8 @@ import msgpack
 import pytest
 import zmq
 
-from linescan.messages import MAX_BYTES, Credit, Frame, Hello, Progress, RollCommand, Since, Stamp, encode, to_dict
+from linescan.codec import MAX_BYTES, encode, to_dict
+from linescan.messages import Credit, Frame, Hello, Progress, RollCommand, Since, Stamp
 from linescan.subscriber import Subscriber, subscribe
 from linescan.transport.keys import load_keys, make_keys
 from linescan.transport.zeromq import ZmqNetwork

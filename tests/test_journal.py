@@ -17,21 +17,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from linescan.codec import decode
 from linescan.errors import ConfigError, JournalFullError, PeerError
 from linescan.journal import EXPIRE_ROWS, CameraState, Entry, Journal, Mark, RunningRoll
 from linescan.journal import file as module
 from linescan.line import JournalSettings
-from linescan.messages import (
-    Gap,
-    Message,
-    Origin,
-    Progress,
-    Published,
-    Region,
-    RollEnd,
-    RollStart,
-    decode,
-)
+from linescan.messages import Gap, Message, Origin, Progress, Published, Region, RollEnd, RollStart
 
 DAY_NS = 86_400 * 10**9
 NOW_NS = 20_000 * DAY_NS

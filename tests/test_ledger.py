@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from linescan.codec import encode
 from linescan.journal import CameraState, Mark
-from linescan.messages import Gap, Message, Progress, Published, Region, RollEnd, RollStart, Stamp, encode
+from linescan.messages import Gap, Message, Progress, Published, Region, RollEnd, RollStart, Stamp
 from linescan.stages.ledger import Ledger, Verdict, key_of
 
 START = RollStart("c", "A", "denim", 0, {"batch": 16})

@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from linescan.cameras.camera import LinesLost
+from linescan.codec import decode
 from linescan.errors import CameraLostError, ConfigError, FootageError, PeerError
 from linescan.messages import (
     Ack,
@@ -28,7 +29,6 @@ from linescan.messages import (
     RollState,
     Stamp,
     Status,
-    decode,
 )
 from linescan.stages import worker as worker_module
 from linescan.stages.engine import Engine

@@ -17,7 +17,7 @@ from mcap.reader import make_reader
 from mcap.writer import CompressionType, Writer
 from numpy.typing import NDArray
 
-from linescan import messages
+from linescan import codec, messages
 from linescan.errors import FootageError
 from linescan.footage import FootageFrame, McapFootage, McapWriter, open_footage
 from linescan.footage.mcap import ENCODING, SCHEMA, pack
@@ -349,7 +349,7 @@ def test_another_cameras_damaged_chunk_takes_nothing_away(tmp_path: Path, first:
 
 
 SECOND = pack(header(1), picture(header(1)))
-END = messages.encode(messages.RollEnd("cam0", "roll-1", 1, 1, 1, 0))
+END = codec.encode(messages.RollEnd("cam0", "roll-1", 1, 1, 1, 0))
 NO_FRAMES = {
     b"ab": "is a message of 2 bytes",
     b"\xff\xff\xff\x7f": "has an unreadable header",

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from mcap.reader import make_reader
 
-from linescan import messages
+from linescan import codec, messages
 from linescan.errors import FootageError
 from linescan.footage import FootageFrame, McapFootage, McapWriter, open_footage
 from linescan.footage.mcap import EVENT_ENCODING, RollEvent
@@ -106,7 +106,7 @@ def test_other_readers_find_frames_and_events(tmp_path: Path) -> None:
     assert (summary.statistics.message_count, summary.statistics.chunk_count) == (5, len(summary.chunk_indexes))
     with (tmp_path / "x.mcap").open("rb") as stream:
         events = [message.data for _, _, message in make_reader(stream).iter_messages(topics=["/events/cam0"])]
-    assert [messages.decode(data) for data in events] == [START, gap(16, 20), end(37)]
+    assert [codec.decode(data) for data in events] == [START, gap(16, 20), end(37)]
     assert summary.statistics.message_start_time == summary.statistics.message_end_time - 21 == 1000
 
 
@@ -155,7 +155,7 @@ def test_events_that_are_none_are_counted(tmp_path: Path) -> None:
         writer.write_event(gap(16, 20))
         channel = writer._event_channel
         assert channel is not None
-        for data in (b"", b"\x80", messages.encode(messages.Hello("cam0", "x", "worker"))):
+        for data in (b"", b"\x80", codec.encode(messages.Hello("cam0", "x", "worker"))):
             writer._writer.add(channel, 1, [data])
         with pytest.raises(FootageError, match="gap of camera 'cam1', 'cam0' expected"):
             writer.write_event(Gap("cam1", "a", 0, 1, "overrun"))

@@ -14,9 +14,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from linescan import messages
+from linescan import codec, messages
+from linescan.codec import decode, encode, to_dict
 from linescan.errors import MessageError
-from linescan.messages import Frame, Gap, Message, Progress, Region, RollEnd, RollStart, decode, encode, to_dict
+from linescan.messages import Frame, Gap, Message, Progress, Region, RollEnd, RollStart
 
 quick = settings(max_examples=150, deadline=None, derandomize=True, database=None)
 
@@ -115,7 +116,7 @@ def test_what_is_encoded_is_decoded(message: Message) -> None:
 def test_a_line_of_events_jsonl_says_the_same(message: Message) -> None:
     line = json.loads(json.dumps(to_dict(message)))
     assert next(iter(line)) == "type"
-    assert line["type"] == messages.type_name(message)
+    assert line["type"] == codec.type_name(message)
     for name, value in dataclasses.asdict(message).items():
         assert line[name] == (list(value) if isinstance(value, tuple) else value)
 
@@ -123,9 +124,9 @@ def test_a_line_of_events_jsonl_says_the_same(message: Message) -> None:
 def test_there_is_an_example_of_every_type() -> None:
     assert {type(message) for message in EXAMPLES.values()} == set(Message.__subclasses__())
     for name, message in EXAMPLES.items():
-        assert messages.type_name(message) == name
+        assert codec.type_name(message) == name
         assert fields_of(message)["type"] == name
-        assert fields_of(message)["version"] == messages.VERSION
+        assert fields_of(message)["version"] == codec.VERSION
 
 
 def test_fields_with_a_default_may_be_missing() -> None:
@@ -279,10 +280,10 @@ def test_a_field_of_another_kind(name: str) -> None:
 
 
 def test_a_message_too_large_to_be_one() -> None:
-    fitting = Progress("c", "r", 1, 1, b"\0" * (messages.MAX_BYTES - 200))
+    fitting = Progress("c", "r", 1, 1, b"\0" * (codec.MAX_BYTES - 200))
     assert decode(encode(fitting)) == fitting
     with pytest.raises(MessageError, match=r"message of .* bytes, at most 1048576 expected"):
-        decode(encode(Progress("c", "r", 1, 1, b"\0" * messages.MAX_BYTES)))
+        decode(encode(Progress("c", "r", 1, 1, b"\0" * codec.MAX_BYTES)))
 
 
 def test_an_error_does_not_quote_a_large_value_whole() -> None:

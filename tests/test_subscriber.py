@@ -13,8 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from linescan.codec import encode
 from linescan.errors import ConfigError
-from linescan.messages import Ack, Caught, Gap, Message, Progress, Published, Since, Status, encode
+from linescan.messages import Ack, Caught, Gap, Message, Progress, Published, Since, Status
 from linescan.subscriber import HELD, PORTION, Event, Subscriber, subscribe
 from linescan.transport.memory import MemoryNetwork
 from linescan.transport.network import Network

@@ -18,10 +18,11 @@ import pytest
 import zmq
 import zmq.auth
 
-from linescan import messages
+from linescan import codec
 from linescan.cli.main import main
+from linescan.codec import encode
 from linescan.errors import ConfigError, PeerError
-from linescan.messages import Ack, Frame, Gap, Grant, Hello, Progress, Stamp, encode
+from linescan.messages import Ack, Frame, Gap, Grant, Hello, Progress, Stamp
 from linescan.transport import Sent
 from linescan.transport.keys import load_keys, make_keys
 from linescan.transport.memory import MemoryNetwork
@@ -146,7 +147,7 @@ GARBAGE: dict[str, list[bytes]] = {
     "no message": [b"\xff\x00garbage"],
     "a truncated one": [encode(HELLO)[:-3]],
     "of another version": [FOREIGN],
-    "too large to be one": [encode(Progress("c", "r", 0, 0, b"\0" * messages.MAX_BYTES))],
+    "too large to be one": [encode(Progress("c", "r", 0, 0, b"\0" * codec.MAX_BYTES))],
     "a stamp alone": [encode(STAMP)],
     "two stamps": [encode(STAMP), encode(STAMP)],
     "no stamp before it": [encode(HELLO), b"pixels"],
@@ -159,7 +160,7 @@ GARBAGE: dict[str, list[bytes]] = {
 
 def test_the_garbage_is_what_it_says() -> None:
     assert encode(HELLO) != FOREIGN
-    assert len(GARBAGE["too large to be one"][0]) > messages.MAX_BYTES
+    assert len(GARBAGE["too large to be one"][0]) > codec.MAX_BYTES
 
 
 @pytest.mark.parametrize("parts", GARBAGE.values(), ids=list(GARBAGE))

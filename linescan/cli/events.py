@@ -7,8 +7,9 @@ import json
 
 from linescan.cli.describe import describe
 from linescan.cli.stage import add_line_argument, stopped_by_signal
+from linescan.codec import to_dict
 from linescan.errors import PeerError
-from linescan.messages import RollEnd, Status, to_dict
+from linescan.messages import RollEnd, Status
 from linescan.subscriber import Event, subscribe
 
 

@@ -18,7 +18,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from linescan import messages
+from linescan import codec, messages
 from linescan.errors import FootageError, MessageError
 from linescan.footage.frames import FootageFrame, unreadable
 from linescan.footage.mcap_chunks import ChunkWriter, Part
@@ -54,7 +54,7 @@ def _parts(header: messages.Frame, pixels: NDArray[Any]) -> list[Part]:
     dtype, shape = FORMATS[header.pixel_format].dtype, shape_of(header)
     if pixels.dtype != dtype or pixels.shape != shape:
         raise FootageError(f"{pixels.dtype} pixels of shape {pixels.shape}, {header.pixel_format} of {shape} announced")
-    head = messages.encode(header)
+    head = codec.encode(header)
     data = np.ascontiguousarray(pixels, dtype=np.dtype(dtype).newbyteorder("<"))
     return [struct.pack("<I", len(head)) + head, data.reshape(-1).view(np.uint8).data]
 
@@ -65,7 +65,7 @@ def unpack(data: bytes, camera: str | None = None) -> FootageFrame:
         return unreadable("", f"is a message of {len(data)} bytes")
     end = 4 + struct.unpack_from("<I", data)[0]
     try:
-        header = messages.decode(data[4:end])
+        header = codec.decode(data[4:end])
     except MessageError as reason:
         return unreadable("", f"has an unreadable header: {reason}")
     if not isinstance(header, messages.Frame) or header.lines < 1 or header.columns < 1 or header.first_line < 0:
@@ -87,7 +87,7 @@ def unpack(data: bytes, camera: str | None = None) -> FootageFrame:
 def unpack_event(data: bytes) -> RollEvent | None:
     """The event in a message; None where it is none."""
     try:
-        event = messages.decode(data)
+        event = codec.decode(data)
     except MessageError:
         return None
     return event if isinstance(event, RollEvent) else None
@@ -156,11 +156,11 @@ class McapWriter:
 
         `utc_ns` is needed before the first frame: what comes later has the time of the frame before it.
         """
-        self._check(event.camera, messages.type_name(event))
+        self._check(event.camera, codec.type_name(event))
         self._utc_ns = self._utc_ns or utc_ns
         if self._event_channel is None:
             self._event_channel = self._writer.add_channel(EVENT_TOPIC + self.camera, EVENT_ENCODING, EVENT_SCHEMA)
-        self._add(self._event_channel, [messages.encode(event)])
+        self._add(self._event_channel, [codec.encode(event)])
 
     def _check(self, camera: str, what: str) -> None:
         if self._failed or self._closed:

@@ -13,7 +13,7 @@ from pathlib import Path
 from linescan.errors import JournalFullError, PeerError
 
 APPLICATION_ID = 0x4C534A4E  # "LSJN"
-SCHEMA_VERSION = 1  # of the tables, and of the messages in them: a new messages.VERSION needs a new one here
+SCHEMA_VERSION = 1  # of the tables, and of the messages in them: a new codec.VERSION needs a new one here
 BUSY_S = 2.0
 CHECKPOINT_PAGES = 1000
 LOG_BYTES = 16 << 20

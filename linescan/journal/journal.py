@@ -20,11 +20,12 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeVar
 
+from linescan.codec import decode, encode
 from linescan.errors import ConfigError, MessageError, PeerError
 from linescan.journal.file import ADVICE, BUSY_S, check, create, explained, locked
 from linescan.journal.records import CameraRow, CameraState, Entry, Left, Mark, RunningRoll
 from linescan.line import JournalSettings
-from linescan.messages import Message, Origin, Progress, Published, RollStart, decode, encode
+from linescan.messages import Message, Origin, Progress, Published, RollStart
 
 EXPIRE_ROWS = 500  # deleted by one call: a few milliseconds
 CLOCK_STEP_NS = 86_400 * 10**9

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-from linescan.messages import Message, Origin, Progress, Published, RollEnd, RollStart, encode
+from linescan.codec import encode
+from linescan.messages import Message, Origin, Progress, Published, RollEnd, RollStart
 
 Left = Literal["", "shutdown", "camera-lost"]  # why acquire stopped; empty: it did not say
 

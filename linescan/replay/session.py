@@ -12,10 +12,11 @@ from itertools import groupby
 from pathlib import Path
 from typing import IO
 
+from linescan.codec import to_dict
 from linescan.files import atomic_file, make_folder
 from linescan.footage import Footage, FootageFrame
 from linescan.inspection import FinalBand, Finding, Footprint, Inspector
-from linescan.messages import Message, RollStart, to_dict
+from linescan.messages import Message, RollStart
 from linescan.models.runner import Runner
 from linescan.recipe import Setup, check_footage, self_check
 from linescan.replay.pictures import ResidualFile, WebPicture

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Hashable
 from enum import Enum
 
+from linescan.codec import decode, encode
 from linescan.journal import CameraState, Mark
-from linescan.messages import Gap, Message, Progress, Region, Resumed, RollEnd, RollStart, Stamp, decode, encode
+from linescan.messages import Gap, Message, Progress, Region, Resumed, RollEnd, RollStart, Stamp
 
 
 class Verdict(Enum):

@@ -7,6 +7,7 @@ from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import replace
 
+from linescan.codec import encode
 from linescan.errors import JournalFullError
 from linescan.journal import EXPIRE_ROWS, Entry, Journal, Mark
 from linescan.line import Line
@@ -32,7 +33,6 @@ from linescan.messages import (
     Since,
     Stamp,
     Status,
-    encode,
 )
 from linescan.metrics import NO_METRICS, Meter
 from linescan.stages.ledger import Ledger, Verdict

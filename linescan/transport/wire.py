@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
+from linescan.codec import decode, encode
 from linescan.errors import MessageError
-from linescan.messages import Frame, Message, Stamp, decode, encode
+from linescan.messages import Frame, Message, Stamp
 from linescan.transport.network import Buffer, Received
 
 

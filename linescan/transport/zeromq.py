@@ -16,8 +16,9 @@ from typing import IO, Any, TypeVar
 import zmq
 import zmq.auth.thread
 
+from linescan.codec import MAX_BYTES
 from linescan.errors import ConfigError, PeerError
-from linescan.messages import MAX_BYTES, Message, Stamp
+from linescan.messages import Message, Stamp
 from linescan.transport.keys import Keys
 from linescan.transport.network import Buffer, Link, Received, Sent
 from linescan.transport.wire import from_parts, to_parts
