@@ -39,6 +39,10 @@ class CameraSettings(Settings):
     buffer_s: Annotated[float, Field(ge=0.5, le=60)] = 0.5
     encoder: Encoder | None = None
     features: dict[str, FeatureValue] = Field(default_factory=dict)
+    mm_per_column: Annotated[float, Field(gt=0)] | None = None
+    x_offset_mm: float = 0.0  # of its column 0 across the web
+    y_offset_mm: float = 0.0  # of its line along the web, from the line that gates' distances are measured from
+    flatfield: str | None = None  # .npz made by `linescan calibrate flatfield`; relative to line.toml
 
     @model_validator(mode="after")
     def _found_by_something(self) -> CameraSettings:
@@ -109,6 +113,71 @@ class Metrics(Settings):
     address: str = "127.0.0.1"
 
 
+class Web(Settings):
+    """The web's coordinate: counts of one encoder, growing as the web moves on.
+
+    The camera's counter and the PLC's are tied in one of two ways: "shared", they count the same pulses, and the PLC's
+    is `offset_counts` ahead; "pulse", both latch their count at a pulse, and the offset is checked at each.
+    """
+
+    counts_per_mm: Annotated[float, Field(gt=0)]
+    top_speed_mm_s: Annotated[float, Field(gt=0)]
+    tie: Literal["shared", "pulse"] = "shared"
+    offset_counts: int = 0
+    tolerance_mm: Annotated[float, Field(gt=0)] = 1.0  # how far the two counters may drift apart
+
+
+class Gate(Settings):
+    """A lane's rejector: `output` is its bit for the PLC, `distance_mm` from the camera's line, along the web."""
+
+    lane: Name
+    output: Annotated[int, Field(ge=0, le=15)]
+    distance_mm: Annotated[float, Field(gt=0)]
+
+
+class Rejects(Settings):
+    """How defects become windows at the gates.
+
+    A gate opens `lead_mm` before the defect and closes `lag_mm` behind it, for at least `minimum_mm`; windows nearer
+    than `merge_mm` to each other become one. What was not inspected is rejected, stops the line, or is only told.
+    """
+
+    gates: Annotated[tuple[Gate, ...], Field(min_length=1)]
+    lead_mm: Annotated[float, Field(ge=0)]
+    lag_mm: Annotated[float, Field(ge=0)]
+    minimum_mm: Annotated[float, Field(ge=0)] = 0.0
+    merge_mm: Annotated[float, Field(ge=0)] = 0.0
+    uninspected: Literal["reject", "stop", "warn"] = "reject"
+    inspection_s: Annotated[float, Field(gt=0)] = 0.5  # from the last needed line to the order, at worst
+    plc_scan_s: Annotated[float, Field(ge=0)] = 0.01
+    actuator_s: Annotated[float, Field(ge=0)] = 0.02
+    alarm_rejects: Annotated[int, Field(ge=1)] | None = None  # so many within alarm_mm are an alarm
+    alarm_mm: Annotated[float, Field(gt=0)] = 1000.0
+    repeat_mm: tuple[float, float] | None = None  # circumferences of rollers, from and to: defects at such a period
+
+    @field_validator("gates")
+    @classmethod
+    def _gates_differ(cls, gates: tuple[Gate, ...]) -> tuple[Gate, ...]:
+        for what in ("lane", "output"):
+            values = [getattr(gate, what) for gate in gates]
+            if len(set(values)) != len(values):
+                raise ValueError(f"each gate needs a {what} of its own, got {values}")
+        return gates
+
+
+class Plc(Settings):
+    """The PLC, a Modbus TCP server; its registers are in docs/plc.md."""
+
+    host: str
+    port: Annotated[int, Field(ge=1, le=65535)] = 502
+    device_id: Annotated[int, Field(ge=0, le=255)] = 1
+    base_register: Annotated[int, Field(ge=0, le=60000)] = 0
+    word_order: Literal["high-first", "low-first"] = "high-first"
+    byte_order: Literal["big", "little"] = "big"
+    cycle_s: Annotated[float, Field(gt=0, le=1)] = 0.02
+    timeout_s: Annotated[float, Field(gt=0, le=10)] = 0.5
+
+
 class LineSettings(Settings):
     """A line: config/line.toml."""
 
@@ -122,6 +191,9 @@ class LineSettings(Settings):
     status_s: Annotated[float, Field(gt=0, le=60)] = 1.0
     recording: Recording | None = None
     metrics: Metrics | None = None
+    web: Web | None = None
+    rejects: Rejects | None = None
+    plc: Plc | None = None
 
     @field_validator("cameras")
     @classmethod
@@ -130,6 +202,17 @@ class LineSettings(Settings):
         if len(set(names)) != len(names):
             raise ValueError(f"each camera needs a name of its own, got {names}")
         return cameras
+
+    @model_validator(mode="after")
+    def _rejects_are_whole(self) -> LineSettings:
+        if self.plc is not None and self.rejects is None:
+            raise ValueError("[plc] needs [rejects]: which gates there are, and where")
+        if self.rejects is not None and self.web is None:
+            raise ValueError("[rejects] needs [web]: the encoder's counts for a millimetre")
+        for camera in self.cameras if self.rejects is not None else ():
+            if camera.encoder is None or camera.mm_per_column is None:
+                raise ValueError(f"[rejects] needs cameras.{camera.name}.encoder and .mm_per_column")
+        return self
 
     @model_validator(mode="after")
     def _open_tcp_refused(self) -> LineSettings:

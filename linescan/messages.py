@@ -1,15 +1,17 @@
-"""Every type that travels, and between whom; `codec.py` packs them.
+"""Every type that travels: frozen dataclasses, which `codec.py` packs.
 
-acquire → worker      Stamp + Frame + pixels, Stamp + Gap | RollStart | RollEnd | StreamEnd     the frames' stream
-Grant, Refused, Revoked
-worker → acquire      Hello, Credit
-worker → publisher    Stamp + RollStart | Region | Gap | RollEnd | Progress                      the events' stream
-Resume, Status
-publisher → worker    Resumed, Ack, Refused
-acquire → publisher   Register, Origin, Leaving, RollCommand (a replay), Status
-publisher → acquire   Registered, Kept, RollCommand, RollState, Refused
-publisher → world     Published, Progress, Status;  Since → Published …, Caught           the public sockets
-operator → publisher  RollCommand → RollState | Refused
+Who tells whom:
+
+    acquire → worker      Stamp + Frame + pixels, Stamp + Gap | RollStart | RollEnd | StreamEnd     the frames' stream
+                          Grant, Refused, Revoked
+    worker → acquire      Hello, Credit
+    worker → publisher    Stamp + RollStart | Region | Gap | RollEnd | Progress                      the events' stream
+                          Resume, Status
+    publisher → worker    Resumed, Ack, Refused
+    acquire → publisher   Register, Origin, Leaving, RollCommand (a replay), Status
+    publisher → acquire   Registered, Kept, RollCommand, RollState, Refused
+    publisher → world     Published, Progress, Status;  Since → Published …, Caught           the public sockets
+    operator → publisher  RollCommand → RollState | Refused;  Order → Done | Refused
 """
 
 from __future__ import annotations
@@ -23,6 +25,11 @@ GapCause = Literal[
     "unreadable",
 ]  # fmt: skip
 Phase = Literal["open", "update", "close"]
+RejectCause = Literal["region", "gap", "outside-roll", "untrusted", "test"]
+NoticeKind = Literal[
+    "splice", "test-reject", "bypass-on", "bypass-off", "alarm", "repeating", "sync", "untrusted", "trusted",
+    "gate-unconfirmed", "gate-unasked", "acknowledged", "verdict",
+]  # fmt: skip
 
 
 class Message:
@@ -102,7 +109,8 @@ class Region(Message):
 
     `area_px` counts camera pixels (scaled ones times n²); `peak` and `mean` are scores. `part` counts the pieces of a
     region longer than the stated maximum; `coalesced` marks a flood of regions that became one a lane; `padded` one
-    found in a segment smaller than a patch.
+    found in a segment smaller than a patch. `category` and `severity` are the recipe's, by size. Where the line says
+    how large a pixel is, `across_mm` is (from, to) across the web and `along_mm` along it from the roll's line 0.
     """
 
     camera: str
@@ -121,6 +129,46 @@ class Region(Message):
     lanes: tuple[str, ...]
     coalesced: bool = False
     padded: bool = False
+    category: str = ""
+    severity: int = 0
+    across_mm: tuple[float, ...] | None = None
+    along_mm: tuple[float, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Reject(Message):
+    """Counts first_count…end_count − 1 of the PLC's counter at one lane's gate: what passes there then is to go out.
+
+    Counts do not wrap here. `id` says what is rejected why, so that the same told twice is the same; `source` is the id
+    of a region, or what else it comes from. The PLC had to have it when its counter stood at `deadline_count`.
+    """
+
+    roll: str
+    id: str
+    lane: str
+    cause: RejectCause
+    source: str
+    first_count: int
+    end_count: int
+    deadline_count: int
+    in_time: bool
+    category: str = ""
+    severity: int = 0
+
+
+@dataclass(frozen=True)
+class Notice(Message):
+    """Something that happened on the line and belongs in its book: at `count` of the PLC's counter, where it has one.
+
+    `about` is the id of a region or reject, or the number of an event, where it speaks of one.
+    """
+
+    roll: str
+    kind: NoticeKind
+    lane: str
+    count: int | None
+    about: str
+    text: str
 
 
 # ------------------------------------------------------------------------------------------ the frames' stream
@@ -301,6 +349,26 @@ class RollCommand(Message):
 
 
 @dataclass(frozen=True)
+class Order(Message):
+    """What an operator wants of the rejects; answered by Done or Refused.
+
+    `lane` is empty where it is all of them; `about` and `text` are a verdict's: which event, and what was said.
+    """
+
+    action: Literal["bypass-on", "bypass-off", "splice", "test-reject", "acknowledge", "verdict"]
+    lane: str
+    about: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Done(Message):
+    """It was done; what there is to say about it."""
+
+    text: str
+
+
+@dataclass(frozen=True)
 class RollState(Message):
     """The roll that runs (empty: none), and for each camera how far it is, in the order of `cameras`."""
 
@@ -364,7 +432,7 @@ class Caught(Message):
     up_to: int
 
 
-Event = RollStart | RollEnd | Gap | Region
+Event = RollStart | RollEnd | Gap | Region | Reject | Notice
 
 TYPES: dict[str, type[Message]] = {
     "frame": Frame,
@@ -373,6 +441,8 @@ TYPES: dict[str, type[Message]] = {
     "roll_end": RollEnd,
     "progress": Progress,
     "region": Region,
+    "reject": Reject,
+    "notice": Notice,
     "stamp": Stamp,
     "stream_end": StreamEnd,
     "hello": Hello,
@@ -390,6 +460,8 @@ TYPES: dict[str, type[Message]] = {
     "leaving": Leaving,
     "roll_command": RollCommand,
     "roll_state": RollState,
+    "order": Order,
+    "done": Done,
     "status": Status,
     "published": Published,
     "since": Since,

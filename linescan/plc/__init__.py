@@ -1,0 +1,1 @@
+"""Drivers for PLCs and plant IT, one file a dialect."""

@@ -1,0 +1,95 @@
+"""What the publisher needs of a PLC, whatever protocol it speaks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+COUNTS = 1 << 32  # a PLC's counter and all counts told to it are modulo this
+SEQUENCES = 1 << 16  # of orders: 1, 2, … 65535, 1, …; 0 is none
+
+
+@dataclass(frozen=True)
+class GateOrder:
+    """One entry of the PLC's FIFO: gates in `outputs` (a mask) reject from count `first` until `end`, modulo COUNTS."""
+
+    sequence: int
+    outputs: int
+    first: int
+    end: int
+    category: int = 0  # number of the recipe's class, 0: none
+    severity: int = 0
+    late: bool = False
+
+
+@dataclass(frozen=True)
+class Flags:
+    """What linescan says of itself."""
+
+    ready: bool = False
+    running: bool = False  # a roll
+    bypass: bool = False  # rejects are suspended, loudly
+    fault: bool = False  # something is wrong that an operator must see
+    late: bool = False  # a reject could not be made in time; until it is acknowledged
+    untrusted: bool = False  # the two counters do not agree: everything is rejected
+    stop_line: bool = False  # what was not inspected is to stop the line
+
+
+@dataclass(frozen=True)
+class PlcView:
+    """What the PLC said last; requests are counters of edges, so that none is lost between two looks.
+
+    `position` is its encoder count now, at the reference line; `sync` the number and count of its last latched pulse
+    (number 0: none yet). `gates` counts for each output the openings that its sensor confirmed, and `opened_at` the
+    count of the last one; both are None where the PLC has no such inputs. `faults` are of the link, in words.
+    """
+
+    connected: bool = False  # answering, its own heartbeat moving
+    heard_ns: int = 0  # monotonic, of the last answer
+    enabled: bool = False
+    position: int | None = None
+    sync: tuple[int, int] = (0, 0)
+    free: int = 0  # entries that the FIFO has room for
+    acknowledge: int = 0
+    roll_start: int = 0
+    roll_end: int = 0
+    roll_id: str = ""  # the id that goes with roll_start; empty: the journal numbers it
+    splice: int = 0
+    gates: tuple[int, ...] | None = None
+    opened_at: tuple[int, ...] | None = None
+    faults: tuple[str, ...] = ()  # "plc-unreachable", "plc-frozen", "plc-registers", "plc-fifo-full"
+
+
+class PlcLink(Protocol):
+    """A connection that lives in a thread of its own; no method waits, none raises for what the PLC does.
+
+    What is told goes out in the order in which it was told: a pass limit never overtakes an order given before it.
+    While the FIFO is full or the PLC away, both wait, and the PLC passes nothing beyond the last limit that it has.
+    """
+
+    def order(self, order: GateOrder) -> None: ...
+
+    def reach(self, counts: Sequence[int]) -> None:
+        """Pass limits by output, modulo COUNTS: what is before them was inspected, and its rejects were ordered."""
+        ...
+
+    def show(self, flags: Flags) -> None: ...
+
+    def beat(self) -> None:
+        """The publisher's loop runs and every camera's lease is live: without this the heartbeat stands still."""
+        ...
+
+    def view(self) -> PlcView: ...
+
+    @property
+    def pending(self) -> int:
+        """Orders given that are not in the FIFO yet."""
+        ...
+
+    @property
+    def delivered(self) -> int:
+        """How many of the orders given are in the FIFO."""
+        ...
+
+    def close(self) -> None: ...
