@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable
-from dataclasses import replace
 
-from linescan.codec import encode
 from linescan.errors import JournalFullError
-from linescan.journal import EXPIRE_ROWS, Entry, Journal, Mark
+from linescan.journal import Entry, Journal, Mark
 from linescan.line import Line
 from linescan.messages import (
     Ack,
@@ -20,7 +18,6 @@ from linescan.messages import (
     Message,
     Origin,
     Progress,
-    Published,
     Refused,
     Region,
     Register,
@@ -35,16 +32,14 @@ from linescan.messages import (
     Status,
 )
 from linescan.metrics import NO_METRICS, Meter
+from linescan.stages.event_store import EventStore
 from linescan.stages.ledger import Ledger, Verdict
 from linescan.stages.registration import boot_id
 from linescan.stages.rolls import Rolls
 from linescan.transport import Network, Received
 
-BATCH = 200  # events in one commit
 MESSAGES_A_TURN = 500
 BACKFILL = 500  # events in one answer
-RETRY_S = 1.0  # between tries to write to a full disk
-EXPIRE_S = 10.0
 IDLE_S = 0.1
 
 
@@ -70,42 +65,41 @@ class Publisher:
         self._backfill = network.server(line.backfill_endpoint)
         self._control = network.server(line.control_endpoint)
         self._links = (self._stages, self._backfill, self._control)
-        self._ledgers = {name: Ledger(name, journal.camera(name)) for name in self._camera_names()}
-        self._entries: list[Entry] = []
-        self._marks: dict[str, Mark] = {}
-        self._batch_since_ns: int | None = None
+        self._ledgers = {one.name: Ledger(one.name, journal.camera(one.name)) for one in line.settings.cameras}
+        self._store = EventStore(
+            journal, line.settings.journal, self._ledgers, self._events,
+            clock_ns=clock_ns, utc_ns=utc_ns, metrics=metrics,
+        )  # fmt: skip
         self._to_ack: dict[str, bytes] = {}  # camera → the worker that waits for it
         self._acquires: dict[str, bytes] = {}
-        self._volatile: deque[Entry] = deque()  # told to the world, not yet on the disk
-        self._kept_marks: dict[str, Mark] = {}
-        self._unkept_origins: dict[str, Origin] = {}  # by camera
-        self._retry_ns = 0
-        self._reported_ns = self._expired_ns = -(1 << 62)
-        self.counters: Counter[str] = Counter()
-        self.faults: tuple[str, ...] = ()
+        self._reported_ns = -(1 << 62)
+        self._counters: Counter[str] = Counter()
 
-    def _camera_names(self) -> list[str]:
-        return [camera.name for camera in self._settings.cameras]
+    @property
+    def counters(self) -> Counter[str]:
+        return self._counters + self._store.counters
+
+    @property
+    def faults(self) -> tuple[str, ...]:
+        return ("disk-full",) if self._store.full else ()
 
     def turn(self) -> None:
         """One pass of the loop."""
         came = self._hear_stages() + self._hear_public()
-        if self._due():
+        if self._store.due:
             self._flush()
         now = self._clock()
         if now - self._reported_ns > self._settings.status_s * 1e9:
             self._reported_ns = now
             self._report()
-        if now - self._expired_ns > EXPIRE_S * 1e9:
-            self._expired_ns = now
-            self._expire()
+        self._store.expire()
         if not came:
-            self._network.wait(self._links, self._settings.journal.commit_ms / 2000 if self._batch_since_ns else IDLE_S)
+            self._network.wait(self._links, self._settings.journal.commit_ms / 2000 if self._store.waiting else IDLE_S)
 
     def close(self) -> None:
         """Commits what came; what nobody has acknowledged the workers keep."""
-        self._retry_ns = self._clock()  # there may be room by now, and there is no later
-        self._flush()
+        self._store.close()
+        self._acknowledge()
 
     # ------------------------------------------------------------------------------------------ from the stages
 
@@ -117,8 +111,8 @@ class Publisher:
             try:
                 self._take(received)
             except JournalFullError:  # not answered: it will be asked again
-                self.counters["not_stored"] += 1
-                self.faults = ("disk-full",)
+                self._counters["not_stored"] += 1
+                self._store.full = True
         return MESSAGES_A_TURN
 
     def _take(self, received: Received) -> None:
@@ -128,7 +122,7 @@ class Publisher:
             return
         ledger = self._ledgers.get(getattr(message, "camera", ""))
         if ledger is None:
-            self.counters["unexpected"] += 1
+            self._counters["unexpected"] += 1
         elif received.stamp is not None:
             self._take_stamped(peer, received.stamp, message, ledger)
         elif isinstance(message, Status):
@@ -140,8 +134,8 @@ class Publisher:
         elif isinstance(message, Register):
             self._take_register(peer, message, ledger)
         elif isinstance(message, Origin):
-            ledger.origin = self._unkept_origins[message.camera] = message
-            self._keep_origins()
+            ledger.origin = message
+            self._store.keep_origin(message)
             self._stages.send(peer, Kept(message.camera, message.roll))
         elif isinstance(message, Leaving):
             self._journal.set_left(message.camera, message.cause)
@@ -149,30 +143,30 @@ class Publisher:
             self._acquires.pop(message.camera, None)
             self._stages.send(peer, Kept(message.camera, ""))
         else:
-            self.counters["unexpected"] += 1
+            self._counters["unexpected"] += 1
 
     def _take_stamped(self, peer: bytes, stamp: Stamp, message: Message, ledger: Ledger) -> None:
         if stamp.camera != ledger.camera or not isinstance(message, RollStart | Region | Gap | RollEnd | Progress):
-            self.counters["unexpected"] += 1
+            self._counters["unexpected"] += 1
             return
         verdict = ledger.judge(stamp, message)
         if verdict is Verdict.SHUT_OUT:
-            self.counters["shut_out"] += 1
+            self._counters["shut_out"] += 1
             self._stages.send(peer, Refused(ledger.camera, f"epoch {stamp.epoch} is over", None))
             return
         self._to_ack[ledger.camera] = peer
-        self._batch_since_ns = self._batch_since_ns or self._clock()
+        self._store.owes_ack()
         if verdict is not Verdict.NEW:
-            self.counters["duplicates" if verdict is Verdict.SEEN else "early"] += 1
+            self._counters["duplicates" if verdict is Verdict.SEEN else "early"] += 1
         elif isinstance(message, Progress):
             mark = self._mark(stamp, message, ledger)
             ledger.reach(mark)
-            self._marks[ledger.camera] = mark
+            self._store.mark(mark)
         else:
             entry = Entry(
                 ledger.camera, stamp.epoch, stamp.sequence, self._utc(), message, stamp.needed_ns, ledger.replayed
             )  # fmt: skip
-            self._entries.append(entry)
+            self._store.add(entry)
 
     def _mark(self, stamp: Stamp, progress: Progress, ledger: Ledger) -> Mark:
         """A progress with the time at which its last line had come: a worker may be far behind the camera."""
@@ -193,10 +187,10 @@ class Publisher:
                 return
             self._to_ack.pop(ledger.camera, None)
             try:
-                if not self._volatile:
+                if not self._store.not_durable:
                     self._journal.take_over(ledger.camera, resume.epoch)
             except JournalFullError:  # it may begin: a publisher that does not know of it makes it begin again
-                self.faults = ("disk-full",)
+                self._store.full = True
         self._stages.send(peer, ledger.resumed(resume.epoch))
 
     # ------------------------------------------------------------------------------------------ rolls
@@ -228,86 +222,16 @@ class Publisher:
 
     # ------------------------------------------------------------------------------------------ to the journal
 
-    def _due(self) -> bool:
-        if (self._volatile or self._unkept_origins) and self._clock() >= self._retry_ns:
-            return True
-        if self._batch_since_ns is None:
-            return False
-        waited = self._clock() - self._batch_since_ns
-        return waited >= self._settings.journal.commit_ms * 1e6 or len(self._entries) >= BATCH
-
     def _flush(self) -> None:
         """Stores the batch, tells the world, then the workers that it is stored."""
-        entries, marks = self._entries, self._marks
-        self._entries, self._marks, self._batch_since_ns = [], {}, None
-        if self._volatile and self._clock() < self._retry_ns:
-            self._keep_in_memory(entries, marks)
-        else:
-            self._store(entries, marks)
-        for mark in marks.values():
-            self._events.send("progress", replace(mark.progress, snapshot=b""))
+        self._store.flush()
+        self._acknowledge()
+
+    def _acknowledge(self) -> None:
         for camera, peer in self._to_ack.items():
             ledger = self._ledgers[camera]
             self._stages.send(peer, Ack(camera, ledger.epoch, ledger.next - 1))
         self._to_ack = {}
-
-    def _store(self, entries: list[Entry], marks: dict[str, Mark]) -> None:
-        began_ns = self._clock()
-        try:
-            if self._volatile:
-                for ledger in self._ledgers.values():
-                    self._journal.take_over(ledger.camera, ledger.epoch)
-            taken = {one.camera: (one.epoch, one.next - 1) for one in self._ledgers.values() if one.next}
-            stored = self._journal.commit([*self._volatile, *entries], {**self._kept_marks, **marks}, taken)
-        except JournalFullError:
-            self.faults = ("disk-full",)
-            self.counters["commits_failed"] += 1
-            self._retry_ns = self._clock() + int(RETRY_S * 1e9)
-            self._keep_in_memory(entries, marks)
-            return
-        self._metrics.step("commit", self._clock() - began_ns)
-        self.faults = ()
-        self._volatile.clear()
-        self._kept_marks = {}
-        self._keep_origins()
-        for published in stored:
-            self._events.send("event", published)
-            if published.needed_ns:
-                self._metrics.step("publish", self._clock() - published.needed_ns)
-        self.counters["events"] += len(stored)
-
-    def _keep_origins(self) -> None:
-        """While the disk is full they stay in memory: acquire is waiting for the word to go on."""
-        try:
-            for origin in list(self._unkept_origins.values()):
-                self._journal.keep_origin(origin)
-                del self._unkept_origins[origin.camera]
-        except JournalFullError:
-            self.faults = ("disk-full",)
-            self._retry_ns = self._clock() + int(RETRY_S * 1e9)
-
-    def _keep_in_memory(self, entries: list[Entry], marks: dict[str, Mark]) -> None:
-        """While the disk is full: told at once as not durable, stored and told again with a number later."""
-        self._kept_marks = {**self._kept_marks, **marks}
-        for entry in entries:
-            self._events.send("event", self._not_durable(entry))
-            self._volatile.append(entry)
-            if len(self._volatile) > self._settings.journal.memory_events:
-                self._volatile.popleft()
-                self.counters["events_lost"] += 1
-
-    def _not_durable(self, entry: Entry) -> Published:
-        return Published(
-            self._journal.run, None, False, entry.camera, entry.epoch, entry.origin, entry.utc_ns, entry.needed_ns,
-            entry.replayed, encode(entry.event),
-        )  # fmt: skip
-
-    def _expire(self) -> None:
-        try:
-            if self._journal.expire(self._utc(), cameras=self._camera_names()) >= EXPIRE_ROWS:
-                self._expired_ns = -(1 << 62)  # there is more to delete
-        except JournalFullError:
-            self.faults = ("disk-full",)
 
     # ------------------------------------------------------------------------------------------ to the world
 
@@ -318,13 +242,13 @@ class Publisher:
             if isinstance(received.message, Since):
                 self._answer(received.peer, received.message)
             else:
-                self.counters["unexpected"] += 1
+                self._counters["unexpected"] += 1
         while came < MESSAGES_A_TURN and (received := self._control.receive()) is not None:
             came += 1
             if isinstance(received.message, RollCommand):
                 self._control.send(received.peer, self._answer_command(received.message))
             else:
-                self.counters["unexpected"] += 1
+                self._counters["unexpected"] += 1
         return came
 
     def _answer_command(self, command: RollCommand) -> Message:
@@ -348,7 +272,7 @@ class Publisher:
         dropped = sum((link.counters for link in self._links), Counter[str]())
         counters = {
             "last_sequence": self._journal.last,
-            "not_durable": len(self._volatile),
+            "not_durable": self._store.not_durable,
             **self.counters,
             **{f"dropped_{name}": count for name, count in dropped.items()},
         }
