@@ -30,7 +30,8 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tools" / "simulator")]
 import simctl  # noqa: E402
 
 from linescan.cli.describe import describe  # noqa: E402
-from linescan.messages import Progress, Region, RollEnd, Status, to_dict  # noqa: E402
+from linescan.codec import to_dict  # noqa: E402
+from linescan.messages import Progress, Region, RollEnd, Status  # noqa: E402
 from linescan.subscriber import Event, subscribe  # noqa: E402
 
 OUTPUT = ROOT / "out" / "line"
