@@ -25,6 +25,7 @@ COMMANDS = {
     "record": ("record", "records a camera's frames beside its worker"),
     "events": ("events", "prints the events of a running line, each once and in order"),
     "roll": ("roll", "begins or ends a roll on a running line, or says which one runs"),
+    "operate": ("operate", "bypass, splice marks, test rejects, acknowledgements and verdicts on a running line"),
     "keys": ("keys", "makes keys for TCP endpoints"),
 }
 

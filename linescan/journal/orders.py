@@ -1,0 +1,175 @@
+"""The book of orders: what the PLC was told to reject and may not have passed yet, so that a restart forgets none.
+
+One SQLite file beside the journal. Its commits do not wait for the disk (synchronous=OFF), so a PLC write does not wait
+for them: they outlive the process, and may not outlive the machine. Hence the book also says how far each inspection
+was taken into account; what the journal knows beyond that has to be rejected unseen.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from linescan.codec import decode, encode
+from linescan.errors import MessageError, PeerError
+from linescan.journal.file import BUSY_S, LOG_BYTES, explained, locked
+from linescan.messages import Reject
+
+ORDERS_ID = 0x4C534F52  # "LSOR"
+ORDERS_VERSION = 1
+_SCHEMA = f"""
+BEGIN;
+CREATE TABLE orders (sequence INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL, reject BLOB NOT NULL);
+CREATE INDEX orders_by_id ON orders (id);
+CREATE TABLE places (camera TEXT PRIMARY KEY, roll TEXT NOT NULL, origin INTEGER NOT NULL, reached INTEGER NOT NULL);
+CREATE TABLE tie (only_one INTEGER PRIMARY KEY CHECK (only_one = 0), offset_counts INTEGER, trusted INTEGER NOT NULL);
+INSERT INTO tie VALUES (0, NULL, 0);
+PRAGMA application_id = {ORDERS_ID};
+PRAGMA user_version = {ORDERS_VERSION};
+COMMIT;
+"""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a camera's roll lies: `origin` is the count of its line 0, `reached` how far its inspection was seen.
+
+    Both are counts of the camera's counter that do not wrap.
+    """
+
+    roll: str
+    origin: int
+    reached: int
+
+
+class OrderBook:
+    """An open book; belongs to the thread that opened it.
+
+    A damaged one is put aside and begun anew (`lost` says so). Every write can raise JournalFullError, and then has
+    changed nothing. Raises PeerError where the file cannot be made, or another process holds it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.lost = ""  # why the book before could not be read
+        with contextlib.ExitStack() as stack, explained(path):
+            stack.callback(os.close, locked(path))
+            try:
+                self._db = self._open()
+            except (sqlite3.DatabaseError, _OtherFileError) as error:
+                self.lost = str(error)
+                self._put_aside()
+                self._db = self._open()
+            stack.callback(self._db.close)
+            self._closing = stack.pop_all()
+
+    def close(self) -> None:
+        self._closing.close()
+
+    def __enter__(self) -> OrderBook:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # -------------------------------------------------------------------------------------- orders
+
+    def add(self, reject: Reject) -> int:
+        """Stores an order; returns its sequence, from 1 on and never used again."""
+        with self._transaction():
+            cursor = self._db.execute("INSERT INTO orders (id, reject) VALUES (?, ?)", (reject.id, encode(reject)))
+        sequence = cursor.lastrowid
+        assert sequence is not None
+        return sequence
+
+    def pending(self) -> list[tuple[int, Reject]]:
+        """What was ordered and is not forgotten, in order."""
+        with explained(self.path):
+            rows = self._db.execute("SELECT sequence, reject FROM orders ORDER BY sequence").fetchall()
+        return [(sequence, _reject(packed, self.path)) for sequence, packed in rows]
+
+    def forget(self, sequences: Collection[int]) -> None:
+        """These have passed their gates."""
+        with self._transaction():
+            self._db.executemany("DELETE FROM orders WHERE sequence = ?", [(one,) for one in sequences])
+
+    # -------------------------------------------------------------------------------------- where things are
+
+    def place(self, camera: str) -> Place | None:
+        with explained(self.path):
+            query = "SELECT roll, origin, reached FROM places WHERE camera = ?"
+            row = self._db.execute(query, (camera,)).fetchone()
+        return None if row is None else Place(*row)
+
+    def put_place(self, camera: str, place: Place) -> None:
+        with self._transaction():
+            values = (camera, place.roll, place.origin, place.reached)
+            self._db.execute("REPLACE INTO places VALUES (?, ?, ?, ?)", values)
+
+    @property
+    def tie(self) -> tuple[int | None, bool]:
+        """Offset of the PLC's counter from the camera's, None: never known; and whether it was trusted."""
+        with explained(self.path):
+            offset, trusted = self._db.execute("SELECT offset_counts, trusted FROM tie").fetchone()
+        return offset, bool(trusted)
+
+    def put_tie(self, offset: int | None, trusted: bool) -> None:
+        with self._transaction():
+            self._db.execute("UPDATE tie SET offset_counts = ?, trusted = ?", (offset, trusted))
+
+    # -------------------------------------------------------------------------------------- inside
+
+    def _open(self) -> sqlite3.Connection:
+        new = not self.path.exists()
+        db = sqlite3.connect(self.path, timeout=BUSY_S, isolation_level=None)
+        try:
+            if new:
+                self.path.chmod(0o640)
+                db.executescript(_SCHEMA)
+            found = tuple(db.execute(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version"))
+            if found != (ORDERS_ID, ORDERS_VERSION):
+                raise _OtherFileError(f"{self.path}: no book of orders of version {ORDERS_VERSION}")
+            if db.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
+                raise sqlite3.DatabaseError(f"{self.path}: damaged")
+            for setting in ("journal_mode = WAL", "synchronous = OFF", f"journal_size_limit = {LOG_BYTES}",
+                            "cell_size_check = ON", "trusted_schema = OFF"):  # fmt: skip
+                db.execute(f"PRAGMA {setting}").fetchall()
+        except BaseException:
+            db.close()
+            raise
+        return db
+
+    def _put_aside(self) -> None:
+        for end in ("", "-wal", "-shm"):
+            file = Path(f"{self.path}{end}")
+            if file.exists():
+                file.replace(f"{self.path}.damaged{end}")
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[None]:
+        with explained(self.path):
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self._db.execute("COMMIT")
+            except BaseException:
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+                raise
+
+
+class _OtherFileError(Exception):
+    """The file is something else."""
+
+
+def _reject(packed: bytes, path: Path) -> Reject:
+    try:
+        message = decode(packed)
+    except MessageError as error:
+        raise PeerError(f"{path}: a stored order is damaged ({error}); move the file away") from error
+    assert isinstance(message, Reject)
+    return message
