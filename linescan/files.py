@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -53,3 +54,19 @@ def atomic_file(path: Path) -> Iterator[IO[bytes]]:
 def write_atomically(path: Path, data: bytes) -> None:
     with atomic_file(path) as file:
         file.write(data)
+
+
+def find_secret(path: Path) -> Path | None:
+    """The file of that name in $CREDENTIALS_DIRECTORY, else at `path`; None where it is in neither.
+
+    Raises ConfigError where others may read it.
+    """
+    # systemd lets the service in by an access list, which shows as rights of the group
+    credentials = os.environ.get("CREDENTIALS_DIRECTORY")
+    places = ((Path(credentials) / path.name if credentials else None, 0o007), (path, 0o077))
+    for place, others in places:
+        if place is not None and place.exists():
+            if stat.S_IMODE(place.stat().st_mode) & others:
+                raise ConfigError(f"{place}: a secret key that others may read (mode 0600 expected)")
+            return place
+    return None

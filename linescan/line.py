@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from linescan.config import Settings, load_toml
+from linescan.config import Geometry, Settings, load_toml
 from linescan.errors import ConfigError
 
 Name = Annotated[str, Field(pattern="^[A-Za-z0-9][A-Za-z0-9_-]{0,31}$")]  # a part of file and unit names
@@ -21,6 +21,7 @@ class Encoder(Settings):
     """The rotary encoder as the camera counts it, one latched count a frame, of its first line."""
 
     chunk: str = "ChunkEncoderValue"
+    latch: str | None = None  # feature that holds the count latched at the last sync pulse, for web.tie = "pulse"
     counts_per_line: Annotated[int, Field(ge=1)] = 1
     bits: Annotated[int, Field(ge=8, le=64)] = 32
 
@@ -43,6 +44,7 @@ class CameraSettings(Settings):
     x_offset_mm: float = 0.0  # of its column 0 across the web
     y_offset_mm: float = 0.0  # of its line along the web, from the line that gates' distances are measured from
     flatfield: str | None = None  # .npz made by `linescan calibrate flatfield`; relative to line.toml
+    brightness_drift: Annotated[float, Field(gt=0, le=1)] = 0.1  # from the flat-field's level, as a share: a fault
 
     @model_validator(mode="after")
     def _found_by_something(self) -> CameraSettings:
@@ -178,6 +180,59 @@ class Plc(Settings):
     timeout_s: Annotated[float, Field(gt=0, le=10)] = 0.5
 
 
+class OpcUa(Settings):
+    """What `linescan opcua` serves the line's state and events at; its certificates come from `linescan keys --opcua`.
+
+    Encrypted with certificates unless "none" is asked for: then anybody on this machine reads, and nobody calls.
+    """
+
+    endpoint: str = "opc.tcp://127.0.0.1:4840"
+    security: Literal["sign-and-encrypt", "none"] = "sign-and-encrypt"
+    certificates: str | None = None  # the folder, relative to line.toml
+
+    @field_validator("endpoint")
+    @classmethod
+    def _an_address(cls, endpoint: str) -> str:
+        tcp = TCP.fullmatch(endpoint.removeprefix("opc."))
+        if not endpoint.startswith("opc.tcp://") or tcp is None or int(tcp[2]) > 65535:
+            raise ValueError("opc.tcp://address:port expected")
+        return endpoint
+
+    @model_validator(mode="after")
+    def _open_only_here(self) -> OpcUa:
+        if self.security == "none" and not LOOPBACK.fullmatch(self.endpoint.removeprefix("opc.")):
+            raise ValueError('security = "none" is for loopback endpoints alone')
+        if self.security != "none" and self.certificates is None:
+            raise ValueError("certificates = … is needed, a folder made by `linescan keys --opcua`")
+        return self
+
+
+class Mqtt(Settings):
+    """The broker that `linescan mqtt` tells events and states to.
+
+    With `ca` the connection is encrypted and the broker's certificate is checked against that file; `password_file`
+    (mode 0600, or a systemd credential of its name) is not sent unencrypted to another machine.
+    """
+
+    broker: Annotated[str, Field(min_length=1)] = "127.0.0.1"
+    port: Annotated[int, Field(ge=1, le=65535)] = 1883
+    prefix: Annotated[str, Field(pattern="^[^+#$/][^+#]*$")] | None = None  # of all topics; linescan/NAME of the line
+    client: Name | None = None  # how the broker knows it: linescan-NAME of the line
+    ca: str | None = None  # relative to line.toml, as the next
+    password_file: str | None = None
+    user: str | None = None
+    keepalive_s: Annotated[int, Field(ge=2, le=600)] = 15
+    sent: str = "/var/lib/linescan/mqtt/sent.json"  # how far the broker has acknowledged
+
+    @model_validator(mode="after")
+    def _password_is_kept(self) -> Mqtt:
+        if self.password_file is not None and self.user is None:
+            raise ValueError("password_file needs user")
+        if self.password_file is not None and self.ca is None and not LOOPBACK.fullmatch(f"tcp://{self.broker}:1"):
+            raise ValueError("a password for a broker on another machine needs ca: it would be sent for all to read")
+        return self
+
+
 class LineSettings(Settings):
     """A line: config/line.toml."""
 
@@ -194,6 +249,8 @@ class LineSettings(Settings):
     web: Web | None = None
     rejects: Rejects | None = None
     plc: Plc | None = None
+    opcua: OpcUa | None = None
+    mqtt: Mqtt | None = None
 
     @field_validator("cameras")
     @classmethod
@@ -255,6 +312,36 @@ class Line:
     def file(self, name: str) -> Path:
         """A path written in line.toml."""
         return self.path.parent / name
+
+    def geometry(self, camera: str) -> Geometry:
+        """How that camera's pixels lie on the web, as far as line.toml says."""
+        one, web = self.camera(camera), self.settings.web
+        mm_per_line = one.encoder.counts_per_line / web.counts_per_mm if one.encoder and web else None
+        return Geometry(mm_per_column=one.mm_per_column, x_offset_mm=one.x_offset_mm, mm_per_line=mm_per_line)
+
+    def width(self, camera: str) -> int | None:
+        """Columns of that camera where line.toml sets them, else None: then its roll's start tells."""
+        width = self.camera(camera).features.get("Width")
+        return width if isinstance(width, int) else None
+
+    @property
+    def recipe(self) -> str:
+        """Name of the recipe of rolls that are given none."""
+        return self.file(self.settings.recipe).stem
+
+    def recipes(self) -> dict[str, Path]:
+        """The recipes that the line can be switched to: name → file, those in the folder of its own."""
+        own = self.file(self.settings.recipe)
+        found = {path.stem: path for path in sorted(own.parent.glob("*.toml")) if path.resolve() != self.path.resolve()}
+        return {**found, own.stem: own}
+
+    def recipe_file(self, name: str) -> Path:
+        """The file of that recipe; raises ConfigError."""
+        found = self.recipes()
+        if name not in found:
+            folder = self.file(self.settings.recipe).parent
+            raise ConfigError(f"{folder}: there is no recipe {name!r}; there are: {', '.join(sorted(found))}")
+        return found[name]
 
     def frames_endpoint(self, camera: str) -> str:
         given = self.settings.transport.frames.get(camera)

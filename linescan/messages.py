@@ -6,12 +6,12 @@ Who tells whom:
                           Grant, Refused, Revoked
     worker → acquire      Hello, Credit
     worker → publisher    Stamp + RollStart | Region | Gap | RollEnd | Progress                      the events' stream
-                          Resume, Status
-    publisher → worker    Resumed, Ack, Refused
-    acquire → publisher   Register, Origin, Leaving, RollCommand (a replay), Status
+                          Resume, Prepared, Status
+    publisher → worker    Resumed, Ack, Prepare, Refused
+    acquire → publisher   Register, Origin, Latched, Leaving, RollCommand (a replay), Status
     publisher → acquire   Registered, Kept, RollCommand, RollState, Refused
     publisher → world     Published, Progress, Status;  Since → Published …, Caught           the public sockets
-    operator → publisher  RollCommand → RollState | Refused;  Order → Done | Refused
+    operator → publisher  RollCommand → Preparing …, RollState | Refused;  Order → Done | Refused
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Phase = Literal["open", "update", "close"]
 RejectCause = Literal["region", "gap", "outside-roll", "untrusted", "test"]
 NoticeKind = Literal[
     "splice", "test-reject", "bypass-on", "bypass-off", "alarm", "repeating", "sync", "untrusted", "trusted",
-    "gate-unconfirmed", "gate-unasked", "acknowledged", "verdict",
+    "gate-unconfirmed", "gate-unasked", "acknowledged", "verdict", "refused",
 ]  # fmt: skip
 
 
@@ -111,6 +111,7 @@ class Region(Message):
     region longer than the stated maximum; `coalesced` marks a flood of regions that became one a lane; `padded` one
     found in a segment smaller than a patch. `category` and `severity` are the recipe's, by size. Where the line says
     how large a pixel is, `across_mm` is (from, to) across the web and `along_mm` along it from the roll's line 0.
+    `merged_into` is an id of the same camera, or "camera/id" of another one, which saw the same defect.
     """
 
     camera: str
@@ -277,6 +278,28 @@ class Ack(Message):
 
 
 @dataclass(frozen=True)
+class Prepare(Message):
+    """The worker is to have that recipe ready beside the one it inspects with; empty: none. Asked until it is answered.
+
+    `number` names the request: one with another number reads the recipe anew.
+    """
+
+    camera: str
+    recipe: str
+    number: int
+
+
+@dataclass(frozen=True)
+class Prepared(Message):
+    """The recipe is loaded, warm, and its model sees its reference defect; else `reason` says why not."""
+
+    camera: str
+    recipe: str
+    number: int
+    reason: str
+
+
+@dataclass(frozen=True)
 class Register(Message):
     """Acquire has its camera and asks which roll runs; a replay names the roll that it wants, others leave it empty."""
 
@@ -324,6 +347,15 @@ class Origin(Message):
 
 
 @dataclass(frozen=True)
+class Latched(Message):
+    """A sync pulse latched the camera's counter at that count; `number` counts the pulses that acquire saw."""
+
+    camera: str
+    number: int
+    encoder_count: int
+
+
+@dataclass(frozen=True)
 class Kept(Message):
     """The Origin of that roll is in the journal."""
 
@@ -341,11 +373,22 @@ class Leaving(Message):
 
 @dataclass(frozen=True)
 class RollCommand(Message):
-    """From an operator to the publisher, and from it to every acquire; `roll` is empty where it is to be named."""
+    """From an operator to the publisher, and from it to every acquire.
+
+    `roll` is empty where it is to be named, `recipe` where it is to be the one that line.toml names.
+    """
 
     action: Literal["start", "end", "status"]
     roll: str
     recipe: str
+
+
+@dataclass(frozen=True)
+class Preparing(Message):
+    """The roll starts when these cameras' workers have its recipe ready; said again and again until then."""
+
+    recipe: str
+    cameras: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -453,13 +496,17 @@ TYPES: dict[str, type[Message]] = {
     "resume": Resume,
     "resumed": Resumed,
     "ack": Ack,
+    "prepare": Prepare,
+    "prepared": Prepared,
     "register": Register,
     "registered": Registered,
     "origin": Origin,
+    "latched": Latched,
     "kept": Kept,
     "leaving": Leaving,
     "roll_command": RollCommand,
     "roll_state": RollState,
+    "preparing": Preparing,
     "order": Order,
     "done": Done,
     "status": Status,

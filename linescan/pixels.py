@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from linescan.errors import MessageError
+from linescan.errors import FootageError, MessageError
 from linescan.messages import Frame, PixelFormat
 
 
@@ -27,6 +27,14 @@ FORMATS: dict[PixelFormat, Format] = {
     "Mono16": Format(np.uint16, 1, 16),
     "RGB8": Format(np.uint8, 3, 8),
 }
+
+
+def format_of(channels: int, bits: int) -> PixelFormat:
+    """The format of pixels with so many numbers of so many bits; raises FootageError where there is none."""
+    for name, pixel in FORMATS.items():
+        if (pixel.channels, pixel.bits) == (channels, bits):
+            return name
+    raise FootageError(f"pixels of {channels} channels of {bits} bits; {', '.join(FORMATS)} can be taken from a camera")
 
 
 def shape_of(frame: Frame) -> tuple[int, ...]:

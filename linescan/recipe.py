@@ -10,12 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from linescan.config import InspectionSettings, Recipe, checked, load_toml
+from linescan.config import NO_GEOMETRY, Geometry, InspectionSettings, Lane, Recipe, Strip, checked, load_toml
 from linescan.errors import ConfigError, FootageError, InputError, InspectionError
 from linescan.files import write_atomically
+from linescan.flatfield_file import StoredFlatField
 from linescan.inspection.calibration import ColumnCalibration
 from linescan.inspection.patches import anchors
 from linescan.inspection.reference import finds_reference_defect
+from linescan.inspection.strips import columns_of, strips_of
 from linescan.models.bundle import Bundle, load_bundle
 from linescan.models.runner import Runner
 
@@ -28,11 +30,18 @@ class Setup:
     settings: InspectionSettings
     calibration: ColumnCalibration | None
     recipe: str  # the recipe's name, for the events
+    geometry: Geometry = NO_GEOMETRY
+    flatfield: StoredFlatField | None = None
 
     @property
     def pinned(self) -> dict[str, Any]:
         """What a `roll_start` says of it."""
-        return {"model_sha256": self.bundle.sha256, "inspection": self.settings.model_dump(mode="json")}
+        return {
+            "model_sha256": self.bundle.sha256,
+            "inspection": self.settings.model_dump(mode="json"),
+            "geometry": self.geometry.model_dump(mode="json"),
+            **({} if self.flatfield is None else {"flatfield": self.flatfield.pinned}),
+        }
 
 
 def load_setup(
@@ -43,10 +52,14 @@ def load_setup(
     threshold: float | None = None,
     columns: tuple[int, int] | None = None,
     pinned: bool = False,
+    geometry: Geometry | None = None,
+    flatfield: StoredFlatField | None = None,
 ) -> Setup:
     """Loads a bundle, by itself or through a recipe; arguments win over the recipe, the recipe over the bundle.
 
-    `pinned` refuses a recipe that does not name the bundle's sha256: TorchScript is code.
+    A threshold given wins over those of the recipe's lanes too.
+    `pinned` refuses a recipe that does not name the bundle's sha256: TorchScript is code. A recipe with sizes in mm
+    needs the `geometry` of the camera.
     """
     product = load_toml(recipe, Recipe) if recipe is not None else None
     if pinned and (product is None or product.model.sha256 is None):
@@ -63,10 +76,49 @@ def load_setup(
                 f"{recipe}: inspection.threshold is missing: with a column calibration the score has another unit "
                 "than the bundle's threshold"
             )
-    if product:
-        asked |= {"selvage": product.selvage, "lanes": product.lanes}
+    if product and recipe:
+        asked |= _placed(product, geometry or NO_GEOMETRY, recipe, own_thresholds=threshold is None)
     name = recipe.stem if recipe else Path(bundle.path).stem
-    return Setup(bundle, inspection_settings(bundle, asked, str(recipe or bundle.path)), calibration, name)
+    settings = inspection_settings(bundle, asked, str(recipe or bundle.path))
+    return Setup(bundle, settings, calibration, name, geometry or NO_GEOMETRY, flatfield)
+
+
+def _placed(product: Recipe, geometry: Geometry, recipe: Path, own_thresholds: bool) -> dict[str, Any]:
+    """Selvage, lanes (with or without thresholds of their own), masks and classes as this camera has them.
+
+    Raises ConfigError for what is in mm where the geometry does not say how large a pixel is.
+    """
+
+    def columns(strip: Strip, key: str) -> tuple[int, int] | None:
+        try:
+            return columns_of(strip, geometry)
+        except ValueError as error:
+            raise ConfigError(f"{recipe}: {key}: {error}") from error
+
+    lanes = []
+    for lane in product.lanes:
+        place = columns(lane, f"lane {lane.name!r}")
+        if place is not None:
+            own = lane.threshold if own_thresholds else None
+            lanes.append(Lane(name=lane.name, first_column=place[0], end_column=place[1], threshold=own))
+    masks = [columns(mask, f"masks.{number}") for number, mask in enumerate(product.masks)]
+    _check_classes(product, geometry, recipe)
+    return {
+        "selvage": product.selvage, "lanes": tuple(lanes), "masks": tuple(filter(None, masks)),
+        "classes": product.classes,
+    }  # fmt: skip
+
+
+def _check_classes(product: Recipe, geometry: Geometry, recipe: Path) -> None:
+    along, across = geometry.mm_per_line is not None, geometry.mm_per_column is not None
+    known = {"min_length_mm": along, "min_width_mm": across, "min_area_mm2": along and across}
+    for one in product.classes:
+        for key, is_known in known.items():
+            if getattr(one, key) is not None and not is_known:
+                raise ConfigError(
+                    f"{recipe}: class {one.name!r}: {key} needs a line whose camera has mm_per_column and an encoder, "
+                    "with counts_per_mm in [web]; elsewhere sizes are in px"
+                )
 
 
 def check_footage(setup: Setup, columns: int, channels: int) -> None:
@@ -83,6 +135,9 @@ def check_footage(setup: Setup, columns: int, channels: int) -> None:
             f"columns {first}:{end} are {width} after scaling, the recipe's column calibration is for "
             f"{len(setup.calibration.mean)}; run `linescan calibrate` again"
         )
+    inspected = strips_of(settings, slice(first, end)).inspected
+    if inspected is not None and not bool(inspected.any()):
+        raise ConfigError(f"{setup.recipe}: masks: nothing of columns {first}:{end} is left to be inspected")
 
 
 def patches_a_row(settings: InspectionSettings, columns: int) -> int:
@@ -98,8 +153,8 @@ def self_check(setup: Setup, runner: Runner) -> None:
     place = bundle.metadata.reference
     where = (place.first_line, place.last_line, place.first_column, place.last_column)
     # a recipe's threshold may be in the calibrated score's unit, so the check uses the bundle's own where there is one
-    update = {"threshold": bundle.metadata.threshold} if setup.calibration is not None else {}
-    settings = setup.settings.model_copy(update=update)
+    threshold = max(setup.settings.thresholds) if setup.calibration is None else bundle.metadata.threshold
+    settings = setup.settings.model_copy(update={"threshold": threshold})
     if not finds_reference_defect(settings, runner, bundle.reference, where, runner.device):
         raise InspectionError(
             f"self-check: {bundle.path} at threshold {settings.threshold:g} does not find the defect of its own "
@@ -113,6 +168,7 @@ def inspection_settings(bundle: Bundle, asked: dict[str, Any], origin: str) -> I
     fixed = {
         "method": meta.method,
         "ssim": meta.ssim,
+        **({} if meta.vae is None else {"noise_variance": meta.vae.noise_variance}),
         "channels": meta.channels,
         "patch_size": meta.patch_size,
         "scale": meta.scale,

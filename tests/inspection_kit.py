@@ -109,12 +109,12 @@ class Case:
         """Most lines that may be pending after a push, unless a flood of regions is coalesced.
 
         Scaled rows: the patch that waits for its last line, the stride, the halo, and a candidate region that is still
-        too small to be told (8-connected, so no longer than its area). Raw lines: the scaler's rest, and the gate's
-        lines whose verdict is open, with a piece of a gap before them.
+        too small to be told (8-connected, so no longer than its area; or too short). Raw lines: the scaler's rest, and
+        the gate's lines whose verdict is open, with a piece of a gap before them.
         """
         settings, n = self.settings, self.settings.scale
-        least_area = -(-settings.min_area_px // n**2)
-        rows = settings.patch_size + settings.stride - 1 + reference.halo(settings) + least_area - 1
+        least = max(-(-settings.min_area_px // n**2), -(-settings.min_length_px // n))
+        rows = settings.patch_size + settings.stride - 1 + reference.halo(settings) + least - 1
         return rows * n + n - 1 + 2 * (settings.band.lines - 1)
 
 

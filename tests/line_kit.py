@@ -21,6 +21,7 @@ from linescan.line import Line
 from linescan.messages import (
     Gap,
     Message,
+    Preparing,
     Published,
     Refused,
     Region,
@@ -88,6 +89,7 @@ class ArrayCamera:
     def __init__(self, clock: FakeClock) -> None:
         self.queue: deque[Lines | LinesLost | Exception] = deque()
         self.closed = False
+        self.latch: int | None = None  # the count that a sync pulse latched
         self._clock = clock
 
     def start(self) -> None:
@@ -107,6 +109,9 @@ class ArrayCamera:
     def stop(self) -> None:
         pass
 
+    def latched(self) -> int | None:
+        return self.latch
+
     def check(self) -> None:
         if self.closed:
             raise CameraLostError("gone")
@@ -124,11 +129,17 @@ class ToyEngine:
         settings: InspectionSettings = SETTINGS,
         batch: int = 16,
         on_band: Callable[[FinalBand], None] | None = None,
+        recipe: str = "toy",
     ) -> None:
         self.settings = settings
+        self.recipe = recipe
         self.execution = Execution("cpu", "float32", batch, 1)
         self.stored = stored
         self._on_band = on_band
+
+    @property
+    def identity(self) -> bytes:
+        return self.settings.model_dump_json().encode()
 
     def check(self) -> None:
         pass
@@ -143,11 +154,13 @@ class ToyEngine:
 
     def announced(self, start: RollStart) -> RollStart:
         settings = {**start.settings, "execution": self.execution.as_dict()}
-        return RollStart(start.camera, start.roll, "toy", start.first_line, settings)
+        return RollStart(start.camera, start.roll, self.recipe, start.first_line, settings)
 
 
-def write_line(folder: Path, *, encoder: str = "", rolls: str = "at-start", **transport: Any) -> Line:
-    """A line.toml of one camera, small enough budgets given by name."""
+def write_line(
+    folder: Path, *, encoder: str = "", rolls: str = "at-start", camera: str = "", more: str = "", **transport: Any
+) -> Line:
+    """A line.toml of one camera, small enough budgets given by name; `camera` and `more` are TOML."""
     text = [
         'recipe = "toy.toml"',
         f'rolls = "{rolls}"',
@@ -156,6 +169,7 @@ def write_line(folder: Path, *, encoder: str = "", rolls: str = "at-start", **tr
         'producer = "none.cti"',
         'serial = "1"',
         "max_line_rate_hz = 1000.0",
+        camera,
         *(["[cameras.encoder]", encoder] if encoder else []),
         "[transport]",
         f'directory = "{folder}/run"',
@@ -163,6 +177,7 @@ def write_line(folder: Path, *, encoder: str = "", rolls: str = "at-start", **tr
         "[journal]",
         f'file = "{folder}/journal.sqlite"',
         "commit_ms = 0",
+        more,
     ]
     path = folder / "line.toml"
     path.write_text("\n".join(text), encoding="utf-8")
@@ -176,7 +191,8 @@ class Desk:
     line: Line
     network: MemoryNetwork = field(default_factory=MemoryNetwork)
     clock: FakeClock = field(default_factory=FakeClock)
-    engine: Any = ToyEngine
+    engine: Any = lambda recipe, stored: ToyEngine(stored, recipe=recipe or "toy")
+    aside: Any = lambda work: work()
 
     def __post_init__(self) -> None:
         self.world = self.network.subscription(self.line.events_endpoint, ["event"])
@@ -192,7 +208,13 @@ class Desk:
 
     def start_publisher(self) -> None:
         self.journal = Journal(Path(self.line.settings.journal.file), self.line.settings.journal)
-        self.publisher = Publisher(self.line, self.journal, self.network, clock_ns=self.clock, utc_ns=self.clock)
+        self.publisher = Publisher(
+            self.line, self.journal, self.network, clock_ns=self.clock, utc_ns=self.clock, **self.with_rejects()
+        )
+
+    def with_rejects(self) -> dict[str, Any]:
+        """What a publisher needs besides where the line rejects."""
+        return {}
 
     def stop_publisher(self) -> None:
         assert self.publisher is not None
@@ -234,7 +256,7 @@ class Desk:
 
     def start_worker(self) -> Worker:
         name = f"worker-{len(self.workers)}"  # what the log says: nothing else depends on it
-        worker = Worker(self.line, "cam0", self.network, self.engine, name=name, clock_ns=self.clock)
+        worker = Worker(self.line, "cam0", self.network, self.engine, name=name, clock_ns=self.clock, aside=self.aside)
         self.workers.append(worker)
         return worker
 
@@ -261,15 +283,19 @@ class Desk:
             self.turn(turns, 0.0)
             first += len(frame)
 
-    def command(self, action: Literal["start", "end", "status"], roll: str = "") -> RollState | Refused:
-        """What an operator asks for, and the publisher's answer."""
-        self.control.send(RollCommand(action, roll, ""))
+    def command(
+        self, action: Literal["start", "end", "status"], roll: str = "", recipe: str = ""
+    ) -> RollState | Refused:
+        """What an operator asks for, and the publisher's answer; with a recipe, when it has been prepared."""
+        self.control.send(RollCommand(action, roll, recipe))
         self.turn()
-        received = self.control.receive()
-        assert received is not None
-        assert isinstance(received.message, RollState | Refused)
-        self.turn()
-        return received.message
+        while (received := self.control.receive()) is not None:
+            if isinstance(received.message, RollState | Refused):
+                self.turn()
+                return received.message
+            assert isinstance(received.message, Preparing)
+            self.turn(60)  # it is said again every half second
+        raise AssertionError("no answer")
 
     def turn(self, times: int = 1, seconds: float = 0.01) -> None:
         for _ in range(times):

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Hashable
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -73,9 +73,9 @@ class Oracle:
         self._rig = rig
         self.painted: list[tuple[int, int, int]] = []
 
-    @cached_property
-    def _setup(self) -> tuple[object, Runner]:
-        setup = load_setup(recipe=self._rig.folder / "recipe.toml", pinned=True)
+    @cache  # noqa: B019 - an oracle lives as long as its tests
+    def _setup(self, recipe: str) -> tuple[object, Runner]:
+        setup = load_setup(recipe=self._rig.folder / f"{recipe}.toml", pinned=True)
         return setup.settings, Runner(setup.bundle, Execution("cpu", "float32", 16, 1))
 
     def judge(self, roll: str, exact: bool = True) -> Verdict:
@@ -96,7 +96,9 @@ class Oracle:
             roll, end.lines, gaps, int((~delivered).sum()), int((~delivered & ~in_gaps).sum()),
             int((delivered & in_gaps & ~in_own).sum()), wrong=wrong,
         )  # fmt: skip
-        self._compare(verdict, told, self._expected(roll, first, end.lines, gaps) if exact else None)
+        start = told[0]
+        recipe = start.recipe if isinstance(start, RollStart) else "recipe"
+        self._compare(verdict, told, self._expected(roll, recipe, first, end.lines, gaps) if exact else None)
         return verdict
 
     def _contradictions(self, told: list[Message], end: RollEnd, gaps: list[Gap]) -> list[str]:
@@ -129,8 +131,8 @@ class Oracle:
             pixels[max(begin - first, 0) : max(end - first, 0)] = grey
         return pixels
 
-    def _expected(self, roll: str, first: int, lines: int, gaps: list[Gap]) -> list[Message]:
-        settings, runner = self._setup
+    def _expected(self, roll: str, recipe: str, first: int, lines: int, gaps: list[Gap]) -> list[Message]:
+        settings, runner = self._setup(recipe)
         footprint = Footprint(COLUMNS, 8, CAMERA, roll)
         inspector = Inspector(settings, footprint, runner)  # type: ignore[arg-type]
         pixels, at = self.web(first, lines), 0

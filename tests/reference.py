@@ -245,6 +245,30 @@ def _edges(row: Floats, selvage: Selvage) -> tuple[int, int]:
     return (int(long_runs[0][0]), int(long_runs[-1][-1]) + 1) if long_runs else (len(row), 0)
 
 
+def blocks(settings: InspectionSettings, first: int, end: int) -> list[range]:
+    """The camera's columns in each scaled one."""
+    return [range(left, min(left + settings.scale, end)) for left in range(first, end, settings.scale)]
+
+
+def thresholds(settings: InspectionSettings, first: int, end: int) -> Floats:
+    """Of each scaled column: the lowest that holds in one of its columns."""
+
+    def of_column(column: int) -> float:
+        for lane in settings.lanes:
+            if lane.first_column <= column < lane.end_column and lane.threshold is not None:
+                return lane.threshold
+        return settings.threshold
+
+    return np.array([min(map(of_column, block)) for block in blocks(settings, first, end)], np.float32)
+
+
+def masked(settings: InspectionSettings, first: int, end: int) -> NDArray[np.bool_]:
+    """Scaled columns whose window, with none of its columns missing, has a masked column."""
+    hit = [any(low <= column < high for low, high in settings.masks for column in block)
+           for block in blocks(settings, first, end)]  # fmt: skip
+    return np.asarray(ndimage.binary_dilation(hit, np.ones(2 * ssim_reach(settings) + 1, bool)), bool)
+
+
 def inspect(
     raw: NDArray[np.integer],
     settings: InspectionSettings,
@@ -264,8 +288,8 @@ def inspect(
     faulty = np.zeros(len(score), bool)
     for low, high in faults:
         faulty[max(low - halo(settings), 0) : high + halo(settings)] = True
-    inside = on_web(web, settings.selvage, ssim_reach(settings))
-    mask = opened(~(score <= np.float32(settings.threshold)) & inside)
+    inside = on_web(web, settings.selvage, ssim_reach(settings)) & ~masked(settings, first, end)
+    mask = opened(~(score <= thresholds(settings, first, end)) & inside)
     return Whole(mean, score, mask & inside & ~faulty[:, None], faulty)
 
 
@@ -278,7 +302,8 @@ def regions(whole: Whole, settings: InspectionSettings, first_line: int, lines: 
     for i in range(1, count + 1):
         rows, places = np.nonzero(labels == i)
         scores = whole.score[rows, places].astype(np.float64)
-        if len(rows) * n**2 < settings.min_area_px:
+        longer_side = max(np.ptp(rows), np.ptp(places)) + 1
+        if len(rows) * n**2 < settings.min_area_px or longer_side * n < settings.min_length_px:
             continue
         bounds = (
             first_line + int(rows.min()) * n,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import io
 import json
 import os
@@ -333,6 +334,86 @@ def test_check_names_what_is_wrong_with_a_line(
     said = capsys.readouterr().err
     assert complaint in said
     assert str(path) in said
+
+
+# ------------------------------------------------------------------------------------------------ recipes of a line
+
+GATED = """
+[web]
+counts_per_mm = 8.0
+top_speed_mm_s = 500.0
+
+[rejects]
+lead_mm = 1.0
+lag_mm = 1.0
+gates = [{ lane = "left", output = 0, distance_mm = 500.0 }, { lane = "right", output = 1, distance_mm = 500.0 }]
+"""
+LEFT = '[[lanes]]\nname = "left"\nfrom_mm = 100.0\nto_mm = 110.0\n'
+
+
+def recipes_of(folder: Path, toy: Path, **texts: str) -> Path:
+    """A line with `own` as its recipe and the others beside it; its camera sees 64 columns, 100 to 132 mm."""
+    sha256 = hashlib.sha256(toy.read_bytes()).hexdigest()
+    (folder / "recipes").mkdir()
+    for name, text in texts.items():
+        head = f'[model]\nfile = "{toy}"\nsha256 = "{sha256}"\n'
+        (folder / "recipes" / f"{name}.toml").write_text(text.format(head=head), encoding="utf-8")
+    (folder / "camera.cti").touch()
+    path = folder / "line.toml"
+    path.write_text(
+        'recipe = "recipes/own.toml"\n[worker]\nprecision = "float32"\nbatch = 4\nthreads = 1\n' + GATED
+        + '[[cameras]]\nname = "cam0"\nproducer = "camera.cti"\nserial = "1"\nmax_line_rate_hz = 500.0\n'
+        "encoder = { counts_per_line = 4 }\nmm_per_column = 0.5\nx_offset_mm = 100.0\nfeatures = { Width = 64 }\n",
+        encoding="utf-8",
+    )  # fmt: skip
+    return path
+
+
+def lane_mm(name: str, low: float, high: float) -> str:
+    return f'[[lanes]]\nname = "{name}"\nfrom_mm = {low}\nto_mm = {high}\n'
+
+
+BOTH = lane_mm("left", 100, 110) + lane_mm("right", 110, 132)
+
+
+def test_check_says_which_recipes_the_line_can_be_switched_to(tmp_path: Path, toy: Path, capsys: Output) -> None:
+    others = {
+        "coarse": "{head}" + BOTH + "[inspection]\nmin_length_px = 9\n",
+        "wide": "{head}" + BOTH + "[inspection]\ncolumns = [0, 65]\n",
+        "odd": "{head}" + BOTH + "[inspection]\nstrde = 3\n",
+    }
+    assert main(["check", "--config", str(recipes_of(tmp_path, toy, own="{head}" + BOTH, **others))]) == 0
+    said = capsys.readouterr().out
+    assert "recipe coarse: sound; `linescan roll start --recipe coarse` switches to it" in said
+    assert "warning: recipe wide would be refused: columns 0:65 are asked for, the footage has 64" in said
+    assert f"warning: recipe odd would be refused: {tmp_path}/recipes/odd.toml: inspection.strde = 3" in said
+    assert "recipe own:" not in said
+
+
+@pytest.mark.parametrize(
+    ("own", "complaint"),
+    [
+        ("{head}" + LEFT, "lane 'right' has no place in the recipe; lanes: ['left'], gates: ['left', 'right']"),
+        ("{head}" + BOTH + lane_mm("third", 132, 140), "lane 'third' has no gate in rejects.gates"),
+        (
+            "{head}" + lane_mm("left", 100, 110) + lane_mm("right", 110, 140),
+            "lane 'right': no camera inspects 132 to 140 mm of it",
+        ),
+        ("{head}[inspection]\ncolumns = [10, 64]\n" + BOTH, "lane 'left': no camera inspects 100 to 105 mm of it"),
+        ("[model]\nfile = 'none.pt'\nsha256 = '" + "0" * 64 + "'\n", "none.pt"),
+    ],
+)
+def test_check_refuses_a_recipe_that_the_line_s_gates_and_cameras_do_not_suit(
+    tmp_path: Path, toy: Path, capsys: Output, own: str, complaint: str
+) -> None:
+    code = main(["check", "--config", str(recipes_of(tmp_path, toy, own=own))])
+    assert code == (65 if "none.pt" in complaint else 2)
+    assert complaint in capsys.readouterr().err
+
+
+def test_a_roll_keeps_its_recipe(tmp_path: Path, capsys: Output) -> None:
+    assert main(["roll", "end", "--config", str(line_toml(tmp_path)), "--recipe", "fine"]) == 2
+    assert "--recipe fine goes with start alone" in capsys.readouterr().err
 
 
 def test_check_misses_the_producer(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

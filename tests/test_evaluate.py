@@ -17,8 +17,11 @@ import torch
 from numpy.typing import NDArray
 
 from linescan.cli.main import main
+from linescan.config import SsimSettings
 from linescan.footage import write_image
-from linescan.models.runner import Runner
+from linescan.models.runner import Execution, Runner
+from linescan.recipe import load_setup
+from linescan.training.inspected import inspect_images
 from tests.conftest import RUN, blot, leftovers, plain, read_image, toy_bundle
 
 Set = tuple[Path, Path]
@@ -199,7 +202,7 @@ def remove_images(folder: Path, masks: Path) -> None:
         (shrink_mask, "masks/c.png: the mask is 63×80, its image 64×80"),
         (empty_mask, "masks/c.png: the mask cannot be read"),
         (garble_mask, "masks/c.png: the mask cannot be read"),
-        (blank_masks, "are the masks empty?"),
+        (blank_masks, "masks: no mask in it has a defect"),
         (fill_masks, "no good pixel"),
         (garble_image, "b.png is cut off"),
         (colour_images, "the footage has 3 channels"),
@@ -270,3 +273,70 @@ def test_a_mask_may_be_of_another_kind_than_its_image(images: Set, toy: Path, tm
     (masks / ".hidden.png").write_bytes(b"")
     assert evaluate(images, toy, tmp_path / "out") == 0
     assert metrics_of(tmp_path / "out")["at_threshold"]["defects"] == 4
+
+
+# ------------------------------------------------------------------------------------------------ opened, and apart
+
+
+@pytest.mark.parametrize("scale", [1, 2])
+def test_the_opened_score_above_a_threshold_is_the_opened_mask(tmp_path: Path, scale: int) -> None:
+    model = toy_bundle(tmp_path / "M.pt", scale=scale)
+    folder = tmp_path / "images"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    write_image(folder / "a.png", blot(plain(83, 71), 30, 20, 3 * SIZE) + rng.integers(0, 40, (83, 71), np.uint8))
+    runner = None
+    for quantile in (0.3, 0.6, 0.9):
+        setup = load_setup(model, columns=(5, 68))
+        runner = runner or Runner(setup.bundle, Execution("cpu", "float32", 8, 1))
+        (first,) = inspect_images([str(folder)], setup, runner)
+        threshold = float(np.nanquantile(first.score, quantile))
+        (result,) = inspect_images([str(folder)], load_setup(model, columns=(5, 68), threshold=threshold), runner)
+        inspected = np.isfinite(result.score)
+        assert inspected[:, 5:68].all()
+        assert not inspected[:, :5].any()
+        assert result.opened.any()
+        assert not result.opened[inspected].all()
+        assert np.array_equal(result.opened_score[inspected] > threshold, result.opened[inspected])
+
+
+def test_opened_metrics_and_curves(images: Set, toy: Path, tmp_path: Path) -> None:
+    assert evaluate(images, toy, tmp_path / "out") == 0
+    metrics = metrics_of(tmp_path / "out")
+    assert 0.5 < metrics["auroc_opened"] <= 1
+    assert metrics["auroc_opened"] != metrics["auroc"]
+    assert 0 < metrics["pro_opened"] <= 1
+    assert metrics["overlap_opened"].keys() == metrics["overlap"].keys()
+    curves = json.loads((tmp_path / "out/curves.json").read_text())
+    for kind, suffix in (("score", ""), ("opened", "_opened")):
+        fpr, tpr = (np.array(curves[kind]["roc"][name]) for name in ("fpr", "tpr"))
+        area = float(np.sum(np.diff(fpr) * (tpr[1:] + tpr[:-1]) / 2))
+        assert area == pytest.approx(metrics[f"auroc{suffix}"], abs=5e-3)
+        assert curves[kind]["overlap"]["regions"] == 4
+        assert len(curves[kind]["overlap"]["overlap"]) == 3
+
+
+def test_components_apart(images: Set, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = toy_bundle(tmp_path / "M.pt", method="ssim", ssim=SsimSettings(window=5), threshold=0.9)
+    assert evaluate(images, model, tmp_path / "plain") == 0
+    assert not (tmp_path / "plain/components.png").exists()
+    assert evaluate(images, model, tmp_path / "out", "--components") == 0
+    assert read_image(tmp_path / "out/components.png").size > 10_000
+    assert "components.png" in (tmp_path / "out/index.html").read_text()
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_product_of_the_components_is_what_the_engine_scores(tmp_path: Path, channels: int) -> None:
+    ssim = SsimSettings(window=5, beta=2, gamma=1)
+    model = toy_bundle(tmp_path / "M.pt", method="ssim", ssim=ssim, threshold=0.9, channels=channels)
+    folder = tmp_path / "images"
+    folder.mkdir()
+    pixels = blot(plain(50, 40), 20, 10, SIZE)
+    write_image(folder / "a.png", pixels if channels == 1 else np.stack([pixels] * 3, 2))
+    setup = load_setup(model)
+    (result,) = inspect_images([str(folder)], setup, Runner(setup.bundle, Execution("cpu", "float32", 8, 1)), True)
+    parts = result.components
+    assert list(parts) == ["luminance", "contrast", "structure", "ssim"]
+    assert np.allclose(parts["ssim"], result.score, atol=1e-5)
+    luminance, contrast, structure = (1 - parts[name] for name in ("luminance", "contrast", "structure"))
+    assert np.allclose(luminance * contrast**2 * structure, 1 - result.score, atol=1e-4)

@@ -464,6 +464,11 @@ def test_every_format_and_chunk_layout(bench: Bench, pixel_format: str, transpor
         assert abs(time.time_ns() - time.monotonic_ns() + lines.monotonic_ns - lines.utc_ns) < 1e9
 
 
+def test_a_camera_has_the_serial_that_its_producer_gives(bench: Bench) -> None:
+    assert bench.open().serial == "SIM0001"
+    assert bench.open(serial="SIM0002").serial == "SIM0002"
+
+
 def test_without_encoder_and_with_a_clock_of_its_own(bench: Bench) -> None:
     bench.configure(timestamp_offset_ns=10**15)
     camera = bench.open(encoder=None, features={"ChunkModeActive": False})

@@ -135,6 +135,35 @@ def test_the_least_area_counts_pixels_of_the_camera(least: int, count: int) -> N
     assert len(run(drawn(mask, scale=2, min_area_px=least), [80]).final_regions) == count
 
 
+@pytest.mark.parametrize(("least", "count"), [(10, 3), (11, 2), (24, 2), (25, 0)])
+def test_the_least_length_counts_the_longer_side_in_pixels_of_the_camera(least: int, count: int) -> None:
+    mask = np.zeros((80, 90), bool)
+    box(mask, 20, 10, 10, 10)
+    box(mask, 20, 30, 10, 24)  # across the web
+    box(mask, 20, 70, 24, 10)  # along it
+    assert len(run(drawn(mask, scale=2, min_length_px=least), [80]).final_regions) == count
+
+
+def test_a_candidate_is_told_as_soon_as_it_is_long_enough() -> None:
+    mask = np.zeros((120, 30), bool)
+    box(mask, 10, 5, 40, 6)
+    record = run(drawn(mask, min_length_px=30), [1])
+    opened = record.regions[0]
+    assert opened.first_line == 10
+    assert 30 <= opened.last_line - opened.first_line + 1 < 30 + STRIDE
+    assert opened.phase == "open"
+    assert record.regions[-1].phase == "close"
+
+
+def test_a_masked_stripe_is_not_inspected_and_what_lies_beside_it_is() -> None:
+    mask = np.zeros((80, 60), bool)
+    mask[:, 20:28] = True  # printed
+    box(mask, 30, 40, 8, 8)
+    record = run(drawn(mask, masks=((20, 28),)), [80])
+    assert [bounds(region) for region in record.final_regions] == [(30, 37, 40, 47)]
+    assert len(run(drawn(mask), [80]).final_regions) == 2
+
+
 def test_a_thin_region_longer_than_the_most_but_smaller_than_the_least_is_told_whole() -> None:
     mask = np.zeros((120, 30), bool)
     box(mask, 10, 5, 80, 4)

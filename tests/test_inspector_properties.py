@@ -9,10 +9,20 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from linescan.config import ImageBand, InspectionSettings, Lane, Selvage, SsimSettings
+from linescan.config import (
+    NO_GEOMETRY,
+    Geometry,
+    ImageBand,
+    InspectionSettings,
+    Lane,
+    Selvage,
+    SizeClass,
+    SsimSettings,
+)
 from linescan.inspection import segment, tiles
 from linescan.inspection.calibration import ColumnCalibration
 from linescan.inspection.placement import Footprint
+from linescan.messages import Region
 from tests import reference
 from tests.inspection_kit import Case, Lost, Model, Pixels, Record, Roll, convolutions, feed, ramp, run
 
@@ -21,6 +31,13 @@ few = settings(
 )
 many = settings(few, max_examples=400)
 
+
+CLASSES = (
+    SizeClass(name="spot", severity=1),
+    SizeClass(name="long", severity=2, min_length_px=12),
+    SizeClass(name="hole", severity=9, min_area_mm2=30.0, min_width_mm=4.0),
+)
+MM = Geometry(mm_per_column=0.5, x_offset_mm=-3.0, mm_per_line=0.25)
 
 # ------------------------------------------------------------------------------------------------ drawn cases
 
@@ -61,7 +78,10 @@ def inspection_settings(draw: st.DrawFn, width: int) -> InspectionSettings:
         band=draw(st.sampled_from([ImageBand(), ImageBand(), ImageBand(mean_low=0.35, lines=3)])),
         selvage=draw(st.sampled_from([None, None, Selvage(backdrop="dark", level=0.2, hold_px=3)])),
         lanes=tuple(draw(st.sampled_from([[], lanes]))),
+        masks=tuple(draw(st.lists(st.integers(0, width - 1).map(lambda first: (first, first + 3)), max_size=2))),
+        classes=CLASSES,
         min_area_px=draw(st.sampled_from([1, 1, 20])),
+        min_length_px=draw(st.sampled_from([1, 1, 1, 9])),
         max_region_lines=draw(st.sampled_from([8192, 8192, 20])),
     )
 
@@ -105,10 +125,14 @@ def cases(draw: st.DrawFn, gate: bool = True) -> Case:
     model: Model = draw(st.sampled_from([ramp, ramp, convolutions(asked.channels)]))
     if not gate:
         asked = asked.model_copy(update={"band": ImageBand()})
-    case = Case(asked, Footprint(width, bit_depth), draw(rolls(width, asked.channels, bit_depth)), model)
+    footprint = Footprint(width, bit_depth, geometry=draw(st.sampled_from([NO_GEOMETRY, MM])))
+    case = Case(asked, footprint, draw(rolls(width, asked.channels, bit_depth)), model)
     if draw(st.booleans()):
         case = calibrated(case)
-    return between_scores(case, draw(st.floats(0.2, 0.95)))
+    case = between_scores(case, draw(st.floats(0.2, 0.95)))
+    if draw(st.booleans()):
+        return case
+    return with_lane_thresholds(case, width, draw(st.lists(st.floats(0.2, 0.99), min_size=2, max_size=2)))
 
 
 def calibrated(case: Case) -> Case:
@@ -129,6 +153,18 @@ def between_scores(case: Case, quantile: float) -> Case:
         widest = int(np.argmax(np.diff(near)))
         threshold = float(near[widest] + near[widest + 1]) / 2
     asked = case.settings.model_copy(update={"threshold": threshold})
+    return Case(asked, case.footprint, case.roll, case.model, case.calibration)
+
+
+def with_lane_thresholds(case: Case, width: int, quantiles: list[float]) -> Case:
+    """Two lanes side by side with thresholds of their own, and between the second and the edge what has none."""
+    lanes = []
+    for i, quantile in enumerate(quantiles):
+        own = between_scores(case, quantile).settings.threshold
+        first, end = i * width // 3, (i + 1) * width // 3
+        if first < end:
+            lanes.append(Lane(name="ab"[i], first_column=first, end_column=end, threshold=own))
+    asked = case.settings.model_copy(update={"lanes": tuple(lanes)})
     return Case(asked, case.footprint, case.roll, case.model, case.calibration)
 
 
@@ -197,6 +233,24 @@ def compare_regions(case: Case, record: Record, wholes: list[tuple[int, referenc
             lane.name for lane in case.settings.lanes
             if lane.end_column > other.bounds[2] and lane.first_column <= other.bounds[3]
         )  # fmt: skip
+        assert (region.category, region.severity) == category(region, case.footprint.geometry)
+        check_millimetres(region, case.footprint.geometry)
+
+
+def category(region: Region, geometry: Geometry) -> tuple[str, int]:
+    """By CLASSES: the last that fits."""
+    length, width = region.last_line - region.first_line + 1, region.last_column - region.first_column + 1
+    if geometry is MM and width * 0.5 >= 4.0 and region.area_px * 0.125 >= 30.0:
+        return "hole", 9
+    return ("long", 2) if length >= 12 else ("spot", 1)
+
+
+def check_millimetres(region: Region, geometry: Geometry) -> None:
+    if geometry is not MM:
+        assert (region.across_mm, region.along_mm) == (None, None)
+        return
+    assert region.across_mm == (region.first_column / 2 - 3, (region.last_column + 1) / 2 - 3)
+    assert region.along_mm == (region.first_line / 4, (region.last_line + 1) / 4)
 
 
 def identify(first: int, region: reference.Found) -> str:

@@ -56,7 +56,7 @@ ROLL = "roll-000001"
 
 def started(folder: Path, **options: Any) -> tuple[Desk, ArrayCamera]:
     desk = Desk(write_line(folder, **options))
-    desk.engine = lambda stored: ToyEngine(stored, on_band=desk.watch)
+    desk.engine = lambda recipe, stored: ToyEngine(stored, on_band=desk.watch)
     desk.start_publisher()
     camera = desk.start_acquire()
     desk.start_worker()
@@ -170,6 +170,30 @@ def test_with_an_encoder_too_the_last_lost_lines_are_a_gap(desk: Any) -> None:
     line.turn()
     assert end_roll(line).lines == 96
     assert gaps(line.stored) == [Gap("cam0", ROLL, 64, 95, "incomplete")]
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_a_web_that_runs_back_is_inspected_once(desk: Any, restarted: bool) -> None:
+    line, camera = desk(encoder=ENCODER)
+    pixels = numbered(web(1000, 5))
+    line.feed(camera, pixels[:400], encoder=65_400)  # wraps on the way
+    line.feed(camera, pixels[300:364], encoder=65_700 % 65_536)  # all of it was there before
+    status = line.acquire.status()
+    assert (status.counters["lines_again"], status.counters["lines_behind"]) == (64, 36)
+    assert status.faults == ("web-behind",)
+    if restarted:
+        settle(line)
+        line.kill_acquire()
+        camera = restart_acquire(line)
+    first = 400 if restarted else 390  # the first buffer straddles the highest line, unless the web is back there
+    line.feed(camera, pixels[first:], 50, encoder=(65_400 + first) % 65_536)
+    status = line.acquire.status()
+    assert status.counters["lines_again"] == (0 if restarted else 74)
+    assert status.counters["lines_behind"] == 0
+    assert "web-behind" not in status.faults
+    assert end_roll(line).lines == 1000
+    assert findings(line.stored) == undisturbed(pixels, ROLL)
+    assert all(seen == first % 4096 for first, seen in line.lines_seen.items())
 
 
 # ------------------------------------------------------------------------------------------------ worker, publisher
@@ -289,7 +313,7 @@ def test_a_worker_that_cannot_run_the_batch_of_the_one_before_begins_a_segment(d
     pixels = numbered(web(600, 4, 20))
     line.feed(camera, pixels[:300])
     line.kill_worker(line.workers[0])
-    line.engine = lambda stored: ToyEngine(stored, batch=8, on_band=line.watch)
+    line.engine = lambda recipe, stored: ToyEngine(stored, batch=8, on_band=line.watch)
     line.start_worker()
     line.feed(camera, pixels[300:])
     assert end_roll(line) == RollEnd("cam0", ROLL, 600, 600, 600, 0)
@@ -309,7 +333,7 @@ def test_a_worker_that_starts_learns_how_the_roll_was_run(desk: Any) -> None:
     line.feed(camera, web(100))
     line.kill_worker(line.workers[0])
     learned = []
-    line.engine = lambda stored: learned.append(stored) or ToyEngine(stored)
+    line.engine = lambda recipe, stored: learned.append(stored) or ToyEngine(stored)
     line.start_worker()
     line.turn(5)
     line.kill_worker(line.workers[0])
@@ -337,7 +361,7 @@ def test_a_worker_with_other_settings_does_not_go_on(tmp_path: Path, toy: Path, 
     write(TOY_THRESHOLD)
     line, camera = desk()
     line.kill_worker(line.workers[0])
-    line.engine = lambda stored: Engine(line.line, "cam0", stored)
+    line.engine = lambda recipe, stored: Engine(line.line, "cam0", recipe, stored)
     line.start_worker()
     line.feed(camera, web(64))
     settle(line)
@@ -590,7 +614,7 @@ def test_lines_after_a_short_outage_are_not_taken_for_ones_that_are_known(desk: 
     line, camera = desk()
     settings = SETTINGS.model_copy(update={"min_area_px": 4000})
     line.kill_worker(line.workers[0])
-    line.engine = lambda stored: ToyEngine(stored, settings, on_band=line.watch)
+    line.engine = lambda recipe, stored: ToyEngine(stored, settings, on_band=line.watch)
     line.start_worker()
     pixels = numbered(web(600, 0, 0))
     pixels[100:400, 20:30] = 255
@@ -628,7 +652,7 @@ def test_a_progress_without_a_line_does_not_make_the_last_line_younger(desk: Any
     line.feed(camera, pixels[:300])
     line.kill_worker(line.workers[0])
     line.feed(camera, pixels[300:2300])
-    line.engine = lambda stored: ToyEngine(stored, batch=8, on_band=line.watch)
+    line.engine = lambda recipe, stored: ToyEngine(stored, batch=8, on_band=line.watch)
     worker = line.start_worker()
     while sum(isinstance(event, RollStart) for event in line.stored) < 2:
         line.turn()

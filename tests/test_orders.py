@@ -6,6 +6,8 @@ import os
 import signal
 import subprocess
 import sys
+from collections import deque
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -19,26 +21,26 @@ def order(number: int) -> Reject:
     return Reject("r", f"cam0:s0-l{number}:left", "left", "region", f"s0-l{number}", number, number + 9, 0, True)
 
 
-def test_orders_stay_until_they_are_forgotten_and_sequences_are_never_used_again(tmp_path: Path) -> None:
+def test_orders_stay_until_they_are_forgotten_and_their_sequences_are_known_for_ever(tmp_path: Path) -> None:
     with OrderBook(tmp_path / "orders") as book:
-        assert [book.add(order(number)) for number in range(4)] == [1, 2, 3, 4]
-        book.forget([2, 4])
-        assert book.pending() == [(1, order(0)), (3, order(2))]
-        book.forget([1, 3])
+        assert (book.last, book.known_from) == (0, None)
+        for number in (1, 2, 3, 7):
+            book.add(number, order(number))
+        book.forget([2, 7], -5)
+        assert book.pending() == [(1, order(1)), (3, order(3))]
+        book.forget([1, 3], 40)
     with OrderBook(tmp_path / "orders") as book:
         assert book.pending() == []
-        assert book.add(order(7)) == 5
+        assert (book.last, book.known_from) == (7, 40)
 
 
-def test_places_and_the_tie_are_kept(tmp_path: Path) -> None:
+def test_places_are_kept(tmp_path: Path) -> None:
+    place = Place("r", 1 << 40, (1 << 40) + 7, -(1 << 33))
     with OrderBook(tmp_path / "orders") as book:
         assert book.place("cam0") is None
-        assert book.tie == (None, False)
-        book.put_place("cam0", Place("r", 1 << 40, (1 << 40) + 7))
-        book.put_tie(-(1 << 33), True)
+        book.put_place("cam0", place)
     with OrderBook(tmp_path / "orders") as book:
-        assert book.place("cam0") == Place("r", 1 << 40, (1 << 40) + 7)
-        assert book.tie == (-(1 << 33), True)
+        assert book.place("cam0") == place
 
 
 def test_what_was_added_outlives_a_kill(tmp_path: Path) -> None:
@@ -49,7 +51,7 @@ def test_what_was_added_outlives_a_kill(tmp_path: Path) -> None:
         "from tests.test_orders import order\n"
         "book = OrderBook(Path(sys.argv[1]))\n"
         "for number in range(50):\n"
-        "    book.add(order(number))\n"
+        "    book.add(number + 1, order(number))\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     root = Path(__file__).parent.parent
@@ -64,12 +66,12 @@ def test_what_was_added_outlives_a_kill(tmp_path: Path) -> None:
 @pytest.mark.parametrize("damage", [b"", b"garbage" * 1000])
 def test_a_book_that_cannot_be_read_is_put_aside(tmp_path: Path, damage: bytes) -> None:
     with OrderBook(tmp_path / "orders") as book:
-        book.add(order(1))
+        book.add(1, order(1))
     (tmp_path / "orders").write_bytes(damage)
     with OrderBook(tmp_path / "orders") as book:
         assert book.lost
         assert book.pending() == []
-        assert book.add(order(2)) == 1
+        assert book.last == 0
     assert (tmp_path / "orders.damaged").read_bytes() == damage
 
 
@@ -80,14 +82,13 @@ def test_one_process_at_a_time(tmp_path: Path) -> None:
 
 def test_a_full_disk_changes_nothing(tmp_path: Path) -> None:
     with OrderBook(tmp_path / "orders") as book:
-        book.add(order(1))
         pages = book._db.execute("PRAGMA page_count").fetchone()[0]
         book._db.execute(f"PRAGMA max_page_count = {pages}").fetchone()
-        added = [1]
+        numbers = count(1)
         with pytest.raises(JournalFullError):
-            added += iter(lambda: book.add(order(len(added))), None)
+            deque(iter(lambda: book.add(number := next(numbers), order(number)), False))
         stored = [sequence for sequence, _ in book.pending()]
         assert stored == list(range(1, len(stored) + 1))
         assert len(stored) > 1
-        book.forget([1])
+        book.forget([1], 0)
         assert len(book.pending()) == len(stored) - 1

@@ -6,18 +6,22 @@ import hashlib
 import io
 import json
 import zipfile
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from linescan.config import Recipe, load_toml
+from linescan.config import Geometry, Mask, Recipe, load_toml
 from linescan.errors import BundleError, ConfigError, FootageError, InputError, InspectionError
 from linescan.inspection.calibration import ColumnCalibration
+from linescan.inspection.strips import columns_of, uncovered
 from linescan.models.bundle import load_bundle
 from linescan.models.runner import Execution, Runner
-from linescan.recipe import check_footage, load_calibration, load_setup, save_calibration, self_check
+from linescan.recipe import Setup, check_footage, load_calibration, load_setup, save_calibration, self_check
 from linescan.training.produce import write_recipe
 from tests.conftest import TOY_THRESHOLD, Blind, leftovers, toy_bundle
 
@@ -47,6 +51,13 @@ def recipe(shop: Path, text: str) -> Path:
 
 
 MODEL = '[model]\nfile = "toy.pt"\n'
+
+
+def lane(name: str, low: float, high: float, unit: str = "px", more: str = "") -> str:
+    first, end = ("from_mm", "to_mm") if unit == "mm" else ("first_column", "end_column")
+    return f"[[lanes]]\nname = '{name}'\n{first} = {low}\n{end} = {high}\n{more}"
+
+
 CALIBRATED = MODEL + '[inspection]\nthreshold = 3.5\n[calibration]\nfile = "toy.columns.npz"\n'
 
 # ------------------------------------------------------------------------------------------------ who wins
@@ -90,7 +101,8 @@ def test_lanes_and_selvage_come_from_the_recipe(shop: Path) -> None:
     assert [lane.name for lane in setup.settings.lanes] == ["left"]
     assert setup.recipe == "product"
     assert setup.pinned["model_sha256"] == sha256_of(shop / "toy.pt")
-    assert setup.pinned["inspection"]["lanes"] == [{"name": "left", "first_column": 0, "end_column": 20}]
+    left = {"name": "left", "first_column": 0, "end_column": 20, "threshold": None}
+    assert setup.pinned["inspection"]["lanes"] == [left]
     json.dumps(setup.pinned)  # it goes into events.jsonl
 
 
@@ -107,6 +119,88 @@ def test_the_model_beside_a_recipe_must_be_the_one_that_it_pins(shop: Path) -> N
 def test_no_model_at_all() -> None:
     with pytest.raises(ConfigError, match="a model is needed"):
         load_setup()
+
+
+# ------------------------------------------------------------------------------------------------ strips and classes
+
+CAMERA = Geometry(mm_per_column=0.5, x_offset_mm=100.0, mm_per_line=0.25)
+
+
+def places(setup: Setup) -> dict[str, tuple[int, int]]:
+    return {one.name: (one.first_column, one.end_column) for one in setup.settings.lanes}
+
+
+def test_lanes_in_mm_are_the_columns_of_each_camera(shop: Path) -> None:
+    text = MODEL + lane("left", 90, 104, "mm") + lane("middle", 104, 112.6, "mm") + lane("right", 112.6, 130.1, "mm")
+    path = recipe(shop, text)
+    assert places(load_setup(None, path, geometry=CAMERA)) == {"left": (0, 8), "middle": (8, 25), "right": (25, 60)}
+    beside = CAMERA.model_copy(update={"x_offset_mm": 120.0})
+    assert places(load_setup(None, path, geometry=beside)) == {"right": (0, 20)}
+    narrow = recipe(shop, MODEL + lane("thread", 100.3, 100.6, "mm"))
+    with pytest.raises(ConfigError, match=r"lane 'thread': 100\.3 to 100\.6 mm is less than a column of 0\.5 mm"):
+        load_setup(None, narrow, geometry=CAMERA)
+
+
+@given(st.lists(st.floats(-50, 250), min_size=2, max_size=6, unique=True), st.floats(0.01, 3), st.floats(-50, 150))
+@settings(deadline=None, derandomize=True, database=None)
+def test_lanes_that_adjoin_in_mm_do_so_in_columns(edges: list[float], mm_per_column: float, offset: float) -> None:
+    geometry = Geometry(mm_per_column=mm_per_column, x_offset_mm=offset)
+    taken: list[int] = []
+    for low, high in pairwise(sorted(edges)):
+        try:
+            place = columns_of(Mask(from_mm=low, to_mm=high), geometry)
+        except ValueError:
+            assert high - low < mm_per_column
+            continue
+        if place is None:
+            assert high <= offset + mm_per_column / 2
+            continue
+        first, end = place
+        # half a column at most: the edge of a lane lies within the column next to it
+        assert abs(offset + end * mm_per_column - high) <= mm_per_column * 0.5001
+        assert first == 0 or abs(offset + first * mm_per_column - low) <= mm_per_column * 0.5001
+        taken += range(first, min(end, first + 10_000))
+        if end - first < 10_000 and taken and first:
+            assert taken == sorted(set(taken)), "no column is of two lanes"
+        taken = taken[-1:]
+
+
+def test_thresholds_masks_and_sizes_come_from_the_recipe(shop: Path) -> None:
+    classes = "[[classes]]\nname = 'hole'\nseverity = 3\nmin_area_mm2 = 2.5\n"
+    masks = "[[masks]]\nfirst_column = 3\nend_column = 5\n[[masks]]\nfrom_mm = 104\nto_mm = 105\n"
+    text = MODEL + "[inspection]\nmin_length_px = 4\n" + lane("a", 0, 20, "px", "threshold = 0.9\n") + masks + classes
+    setup = load_setup(None, recipe(shop, text), geometry=CAMERA)
+    chosen = setup.settings
+    assert (chosen.min_length_px, chosen.masks, chosen.classes[0].severity) == (4, ((3, 5), (8, 10)), 3)
+    assert chosen.thresholds == (TOY_THRESHOLD, 0.9)
+    assert load_setup(None, recipe(shop, text), geometry=CAMERA, threshold=0.4).settings.thresholds == (0.4,)
+    assert setup.pinned["geometry"] == {"mm_per_column": 0.5, "x_offset_mm": 100.0, "mm_per_line": 0.25}
+    json.dumps(setup.pinned)
+
+
+def test_masks_must_leave_something(shop: Path) -> None:
+    setup = load_setup(None, recipe(shop, MODEL + "[[masks]]\nfirst_column = 0\nend_column = 41\n"))
+    check_footage(setup, 42, 1)
+    setup = load_setup(None, recipe(shop, MODEL + "[[masks]]\nfirst_column = 0\nend_column = 42\n"))
+    with pytest.raises(ConfigError, match="masks: nothing of columns 2:42 is left"):
+        check_footage(setup, 42, 1)
+
+
+def test_a_lane_s_threshold_must_find_the_reference_defect_too(shop: Path) -> None:
+    def setup(threshold: float) -> Setup:
+        return load_setup(None, recipe(shop, MODEL + lane("a", 0, 9, "px", f"threshold = {threshold}\n")))
+
+    runner = Runner(setup(0.5).bundle, Execution("cpu", "float32", 4, 1))
+    self_check(setup(TOY_THRESHOLD * 1.01), runner)
+    with pytest.raises(InspectionError, match="at threshold 50 does not find the defect"):
+        self_check(setup(50), runner)
+
+
+def test_what_the_cameras_leave_of_a_lane() -> None:
+    assert uncovered((0, 10), []) == [(0, 10)]
+    assert uncovered((0, 10), [(8, 20), (-5, 3), (2, 6)]) == [(6, 8)]
+    assert uncovered((0, 10), [(-1, 5), (4, 10)]) == []
+    assert uncovered((0, 10), [(11, 12), (2, 3)]) == [(0, 2), (3, 10)]
 
 
 # ------------------------------------------------------------------------------------------------ mistakes
@@ -127,7 +221,20 @@ def test_no_model_at_all() -> None:
         (MODEL + "[inspection]\ncolumns = [30, 10]\n", "columns A:B need 0 <= A < B, got 30:10"),
         (MODEL + "[inspection]\ncolumns = [30]\n", "inspection.columns.1"),
         (MODEL + "sha256 = 'abc'\n", "model.sha256 = 'abc'"),
-        (MODEL + "[[lanes]]\nname = 'left'\n", "lanes.0.first_column.*and 1 more"),
+        (MODEL + "[[lanes]]\nname = 'left'\n", "lanes.0 = .*a strip needs .* given: nothing"),
+        (MODEL + lane("a", 0, 10, "px", "from_mm = 1.0\n"), "given: end_column, first_column, from_mm"),
+        (MODEL + lane("a", 10, 10), "its first edge before its second, got 10 and 10"),
+        (MODEL + lane("a", 0, 10) + lane("b", 9, 20), "lanes 'a' and 'b' overlap"),
+        (MODEL + lane("b", 9.5, 20, "mm") + lane("a", 0, 10, "mm"), "lanes 'a' and 'b' overlap"),
+        (MODEL + lane("a", 0, 10) + lane("b", 10, 20, "mm"), "in columns or in mm, not some in one"),
+        (MODEL + lane("a", 0, 10) + lane("a", 10, 20), "each lane needs a name of its own"),
+        (MODEL + lane("a", 0, 10, "px", "threshold = inf\n"), "lanes.0.threshold = inf"),
+        (MODEL + lane("a", 0, 10, "mm"), "product.toml: lane 'a': is in mm, which needs a line's camera"),
+        (MODEL + "[[masks]]\nfrom_mm = 1.0\nto_mm = 2.0\n", "masks.0: is in mm"),
+        (MODEL + "[[classes]]\nname = 'hole'\nseverity = 0\n", "classes.0.severity = 0"),
+        (MODEL + 2 * "[[classes]]\nname = 'hole'\nseverity = 1\n", "each class needs a name of its own"),
+        (MODEL + "[[classes]]\nname = 'hole'\nseverity = 1\nmin_width_mm = 3\n", "class 'hole': min_width_mm needs"),
+        (MODEL + "[inspection]\nmin_length_px = 0\n", "inspection.min_length_px = 0"),
         (MODEL + "[selvage]\nbackdrop = 'green'\nlevel = 0.5\n", "selvage.backdrop = 'green'"),
         (MODEL + "[inspection\n", "is not TOML: .*line 3"),
         (MODEL + "stride = = 4\n", "is not TOML"),

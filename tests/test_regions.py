@@ -52,7 +52,7 @@ class Stream:
             assert item.phase != "open" or item.region.part > 0 or item.region.first_row >= before
         # nothing waits longer than it takes to become large enough
         if self.limits.max_regions > self.mask.size:
-            assert labeller.row - labeller.decided_up_to < self.limits.min_area
+            assert labeller.row - labeller.decided_up_to < max(self.limits.min_area, self.limits.min_length)
         self.told += told
         self.decided.append(labeller.decided_up_to)
 
@@ -68,7 +68,8 @@ def restarted(labeller: Labeller, columns: int, limits: LabellerSettings) -> Lab
 
 
 def limits_of(**others: int) -> LabellerSettings:
-    return LabellerSettings(**{"min_area": 1, "max_rows": 10**6, "max_regions": 10**6, **others}, lanes=((0, 10**6),))
+    limits = {"min_area": 1, "min_length": 1, "max_rows": 10**6, "max_regions": 10**6, **others}
+    return LabellerSettings(**limits, lanes=((0, 10**6),))
 
 
 @st.composite
@@ -108,7 +109,16 @@ def test_final_regions_are_scipys_whatever_the_bands(stream: Stream) -> None:
 
 
 def small_limits() -> st.SearchStrategy[LabellerSettings]:
-    return st.builds(limits_of, min_area=st.sampled_from([1, 3, 10, 40]), max_rows=st.sampled_from([1, 4, 10, 10**6]))
+    least = st.sampled_from([1, 3, 10, 40])
+    return st.builds(
+        limits_of, min_area=least, min_length=st.sampled_from([1, 1, 3, 9]), max_rows=st.sampled_from([1, 4, 10, 10**6])
+    )
+
+
+def is_large(place: tuple[NDArray[np.intp], NDArray[np.intp]], limits: LabellerSettings) -> bool:
+    """In the words of the recipe: enough pixels, and a longer side that is long enough."""
+    rows, columns = place
+    return len(rows) >= limits.min_area and max(np.ptp(rows), np.ptp(columns)) + 1 >= limits.min_length
 
 
 @few
@@ -116,7 +126,7 @@ def small_limits() -> st.SearchStrategy[LabellerSettings]:
 def test_parts_and_merges_account_for_every_pixel(stream: Stream) -> None:
     stream.run()
     assert_protocol(stream.told)
-    large = [place for place in components(stream.mask) if len(place[0]) >= stream.limits.min_area]
+    large = [place for place in components(stream.mask) if is_large(place, stream.limits)]
     assert sum(item.region.area for item in stream.final()) == sum(len(rows) for rows, _ in large)
     total = sum(item.region.score_sum for item in stream.final())
     assert total == pytest.approx(sum(float(stream.score[place].sum(dtype=np.float64)) for place in large))
@@ -153,7 +163,7 @@ def assert_protocol(told: list[RegionPhase]) -> None:
 
 def flood_limits() -> st.SearchStrategy[LabellerSettings]:
     lanes = st.sampled_from([((0, 100),), ((0, 5), (5, 100)), ((2, 4), (3, 9)), ((0, 0), (4, 6))])
-    return st.builds(LabellerSettings, st.just(1), st.just(10**6), st.integers(1, 8), lanes)
+    return st.builds(LabellerSettings, st.just(1), st.just(1), st.just(10**6), st.integers(1, 8), lanes)
 
 
 @few
@@ -171,7 +181,7 @@ def test_a_flood_covers_all_that_it_coalesces(stream: Stream) -> None:
 def test_a_flood_becomes_one_region_a_lane() -> None:
     mask = np.zeros((3, 40), bool)
     mask[1, ::2] = True
-    limits = LabellerSettings(1, 100, 5, ((0, 20), (20, 40)))
+    limits = LabellerSettings(1, 1, 100, 5, ((0, 20), (20, 40)))
     told = Labeller(40, limits).push(mask, np.ones((3, 40), np.float32))
     opened = [item.region for item in told if item.phase == "open"]
     assert [(region.first_column, region.last_column, region.area) for region in opened] == [(0, 18, 10), (20, 38, 10)]

@@ -119,6 +119,31 @@ def test_every_event_has_its_fields(roll: Path, toy: Path, tmp_path: Path) -> No
     assert of_type(events, "region")[0]["phase"] == "open"
 
 
+def test_a_recipe_in_mm_is_replayed_as_the_line_had_it(
+    roll: Path, toy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe, line = tmp_path / "mm.toml", tmp_path / "line.toml"
+    recipe.write_text(
+        f'[model]\nfile = "{toy}"\n[[lanes]]\nname = "near"\nfrom_mm = 50.0\nto_mm = 90.0\n'
+        '[[classes]]\nname = "blot"\nseverity = 2\nmin_length_mm = 0.5\n'
+    )
+    line.write_text(
+        f'recipe = "{recipe}"\n[web]\ncounts_per_mm = 8.0\ntop_speed_mm_s = 500.0\n[[cameras]]\nname = "left"\n'
+        'producer = "none.cti"\nserial = "1"\nmax_line_rate_hz = 500.0\nencoder = { counts_per_line = 4 }\n'
+        "mm_per_column = 0.5\nx_offset_mm = 50.0\n"
+    )
+    arguments = (roll, "--recipe", recipe, "--output", tmp_path / "out", "--quiet")
+    assert replay(*arguments) == 2
+    assert "lane 'near': is in mm, which needs a line's camera with mm_per_column" in capsys.readouterr().err
+    assert replay(*arguments, "--line", line) == 0
+    regions = of_type(events_of(tmp_path / "out"), "region")
+    assert regions
+    for one in regions:
+        assert (one["lanes"], one["category"], one["severity"]) == (["near"], "blot", 2)
+        assert one["across_mm"] == [50 + one["first_column"] / 2, 50 + (one["last_column"] + 1) / 2]
+        assert one["along_mm"] == [one["first_line"] / 2, (one["last_line"] + 1) / 2]
+
+
 def test_the_region_lies_on_the_defect_and_nowhere_else(roll: Path, toy: Path, tmp_path: Path) -> None:
     assert replay(roll, "--model", toy, "--output", tmp_path / "out", "--quiet") == 0
     events = events_of(tmp_path / "out")

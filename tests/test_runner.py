@@ -223,3 +223,13 @@ def test_a_trial_that_the_machine_disturbs_does_not_decide(toy_loaded: Bundle) -
     measured = patch.object(runner, "patches_per_second", side_effect=lambda _bundle, how: next(trials[how.batch]))
     with measured, patch.object(runner, "BATCHES", tuple(trials)):
         assert choose_execution(toy_loaded, "cpu", "float32", threads=1).batch == 32
+
+
+@pytest.mark.parametrize(("speed_of_16", "chosen"), [(100.0, 65), (130.0, 16)])
+def test_a_batch_that_rows_fill_wins_unless_another_is_clearly_faster(
+    toy_loaded: Bundle, speed_of_16: float, chosen: int
+) -> None:
+    speeds = {16: speed_of_16, 65: 92.0}
+    measured = patch.object(runner, "patches_per_second", side_effect=lambda _bundle, how: speeds[how.batch])
+    with measured, patch.object(runner, "BATCHES", (16,)), patch.object(runner, "filled_batch", return_value=65):
+        assert choose_execution(toy_loaded, "cpu", "float32", threads=1, patches_a_row=65).batch == chosen

@@ -24,10 +24,14 @@ PY
   export PATH="$root/.venv/bin:$PATH"
 }
 
-# What tests need beyond Python packages: a compiler for the simulated camera. Without root they skip, and say so.
+# What tests need beyond Python packages: a compiler for the simulated camera, an MQTT broker. Without root they skip,
+# and say so.
 install_for_tests() {
-  if ! command -v cc >/dev/null && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
-    apt-get update -qq && apt-get install -y -qq gcc libc6-dev >/dev/null || true
+  local missing=()
+  command -v cc >/dev/null || missing+=(gcc libc6-dev)
+  PATH="$PATH:/usr/sbin" command -v mosquitto >/dev/null || missing+=(mosquitto)
+  if [ ${#missing[@]} -gt 0 ] && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+    apt-get update -qq && apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null || true
   fi
 }
 

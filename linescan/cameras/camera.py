@@ -57,6 +57,10 @@ class Camera(Protocol):
         """Scans no more lines; `read` still hands over those that were delivered before."""
         ...
 
+    def latched(self) -> int | None:
+        """The count that the last sync pulse latched; None where the camera latches none."""
+        ...
+
     def check(self) -> None:
         """Asks the camera for something that costs little; raises CameraLostError where it does not answer."""
         ...

@@ -13,7 +13,7 @@ from linescan.cameras.exposure_time import ExposureTime
 from linescan.cameras.features import entries, readable, set_features
 from linescan.cameras.frame_ids import FrameIds
 from linescan.cameras.layout import NAMES, Layout
-from linescan.cameras.producer import GENICAM_ERRORS, Chunks, Device, brief, gentl
+from linescan.cameras.producer import GENICAM_ERRORS, Chunks, Device, brief, genapi, gentl
 from linescan.errors import CameraError, CameraLostError
 from linescan.line import CameraSettings
 
@@ -37,10 +37,13 @@ class GenicamCamera:
             self._device = Device(producer, settings.serial, settings.model)
         except CameraError as error:
             raise CameraError(f"camera {self.name}: {error}") from error
+        self.serial: str | None = self._device.serial
+        """as the producer names it, where it does"""
         try:
             set_features(self.name, self._device.nodes, settings.features)
             self._read_geometry()
             self._encoder = self._encoder_node()
+            self._latch = self._latch_node()
         except GENICAM_ERRORS as error:
             self._device.close()
             raise self._refused(brief(error)) from error
@@ -87,6 +90,15 @@ class GenicamCamera:
         if any(switch is not None and not switch.value for switch in switches):
             raise self._refused(f"it does not send {chunk}: {self._how_to_enable(chunk)}")
         return nodes.get_node(chunk)
+
+    def _latch_node(self) -> Any | None:
+        name = None if self._settings.encoder is None else self._settings.encoder.latch
+        if name is None:
+            return None
+        node = readable(self._device.nodes, name)
+        if not isinstance(node, genapi.IInteger):
+            raise self._refused(f"it has no integer {name} that can be read (encoder.latch)")
+        return node
 
     def start(self) -> None:
         frames = self._settings.buffer_s * self._settings.max_line_rate_hz / self.frame_lines
@@ -169,6 +181,14 @@ class GenicamCamera:
     def stop(self) -> None:
         try:
             self._device.stop()
+        except GENICAM_ERRORS as error:
+            raise self._lost(brief(error)) from error
+
+    def latched(self) -> int | None:
+        if self._latch is None:
+            return None
+        try:
+            return int(self._latch.get_value(ignore_cache=True))
         except GENICAM_ERRORS as error:
             raise self._lost(brief(error)) from error
 

@@ -68,7 +68,8 @@ class Device:
         self._poll_s = POLL_S
         loaded = _load(self._producer)
         try:
-            self.acquirer = _create(loaded.harvester, _find(loaded.harvester, self._producer, serial, model))
+            found = _find(loaded.harvester, self._producer, serial, model)
+            self.acquirer = _create(loaded.harvester, found)
         except BaseException:
             if loaded.devices == 0:
                 _unload(self._producer)
@@ -77,6 +78,7 @@ class Device:
         self.acquirer.add_callback(self.acquirer.Events.INCOMPLETE_BUFFER, self._incomplete)
         self.nodes = self.acquirer.remote_device.node_map
         self.transport: str = self.acquirer.device.tl_type
+        self.serial = found.property_dict.get("serial_number") or None
 
     def payload_bytes(self) -> int:
         """Bytes of a buffer."""

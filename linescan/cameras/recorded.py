@@ -67,6 +67,9 @@ class RecordedCamera:
     def stop(self) -> None:
         self._frames, self._held = iter(()), None
 
+    def latched(self) -> int | None:
+        return None
+
     def check(self) -> None:
         """Footage does not go away."""
 

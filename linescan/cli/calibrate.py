@@ -10,9 +10,11 @@ import torch
 
 from linescan.cli.common import add_execution_arguments, add_model_arguments, closed
 from linescan.errors import FootageError
+from linescan.flatfield_file import StoredFlatField, load_flatfield
 from linescan.footage import Footage, open_footage
 from linescan.inspection.lines import Pixels
 from linescan.models.runner import Runner, choose_execution
+from linescan.pixels import format_of
 from linescan.recipe import check_footage, load_setup, save_calibration
 from linescan.training.calibrate import FalseAlarms, choose_threshold, column_calibration, good_scores
 from linescan.training.produce import write_recipe
@@ -26,6 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--no-columns", action="store_true", help="the threshold only, no column calibration")
     parser.add_argument("--false-alarms", type=float, default=0.1, metavar="R", help="wanted per m², or per megapixel")
     parser.add_argument("--pixel-size-mm", type=float, metavar="MM", help="makes the rate one per m²")
+    parser.add_argument("--flatfield", type=Path, metavar="F.npz", help="the camera's, where line.toml names one")
     add_model_arguments(parser, makes_recipe=True)
     add_execution_arguments(parser)
 
@@ -34,11 +37,12 @@ def run(args: argparse.Namespace) -> int:
     asked = FalseAlarms(args.false_alarms, args.pixel_size_mm)
     with open_footage(args.images) as footage:
         bounds = closed(args.columns, footage.columns)
+        flatfield = load_flatfield(args.flatfield) if args.flatfield else None
         setup = load_setup(args.model, stride=args.stride, columns=bounds)
         check_footage(setup, footage.columns, footage.channels)
         bundle = setup.bundle
         runner = Runner(bundle, choose_execution(bundle, args.device, args.precision, args.batch, args.threads))
-        rolls = [[pixels] for pixels in _lines(footage)] if args.separate else [_lines(footage)]
+        rolls = [[pixels] for pixels in _lines(footage, flatfield)] if args.separate else [_lines(footage, flatfield)]
         maps = good_scores(rolls, setup.settings, runner, footage.bit_depth, runner.device)
     columns_file = None
     if not args.no_columns:
@@ -57,8 +61,12 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _lines(footage: Footage) -> Iterator[Pixels]:
+def _lines(footage: Footage, flatfield: StoredFlatField | None) -> Iterator[Pixels]:
+    field = None
+    if flatfield is not None:
+        flatfield.check(footage.path, None, footage.columns, format_of(footage.channels, footage.bit_depth))
+        field = flatfield.field()
     for frame in footage:
         if frame.pixels is None:
             raise FootageError(f"{frame.name} {frame.error}: good web to calibrate on must be readable")
-        yield frame.pixels
+        yield frame.pixels if field is None else field.correct(frame.pixels)

@@ -5,10 +5,13 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from linescan.cameras.layout import PACKED
+from linescan.cli.check_recipes import check_others, load_recipe
 from linescan.cli.common import add_execution_arguments, add_model_arguments
 from linescan.config import Recipe, load_toml
 from linescan.errors import ConfigError
-from linescan.line import Line
+from linescan.flatfield_file import flatfield_of
+from linescan.line import CameraSettings, Line
 from linescan.models.runner import Execution, Runner, choose_execution, patches_per_second
 from linescan.recipe import Setup, load_setup, patches_a_row, self_check
 from linescan.transport.keys import load_keys
@@ -43,17 +46,36 @@ def _check_line(args: argparse.Namespace) -> int:
         producer = line.file(camera.producer)
         if not producer.is_file():
             raise ConfigError(f"{args.config}: cameras.{camera.name}.producer: {producer} does not exist")
+        _check_flatfield(line, camera)
     if line.settings.transport.keys is not None:
         load_keys(line.file(line.settings.transport.keys))
-    asked, recipe = line.settings.worker, line.file(line.settings.recipe)
-    setup = load_setup(recipe=recipe, pinned=True)
+    asked = line.settings.worker
+    setups = load_recipe(line, line.recipe)
+    setup = next(iter(setups.values()))
     execution = choose_execution(setup.bundle, asked.device, asked.precision, asked.batch, asked.threads)
-    runner = Runner(setup.bundle, execution)
-    self_check(setup, runner)
-    args.recipe = recipe
+    for one in setups.values():
+        self_check(one, Runner(one.bundle, execution))
+    args.recipe = line.recipe_file(line.recipe)
     _report(args, setup, execution)
     _check_speed(line, setup, patches_per_second(setup.bundle, execution))
+    for said in check_others(line, execution):
+        print(said)
     return 0
+
+
+def _check_flatfield(line: Line, camera: CameraSettings) -> None:
+    """Raises ConfigError where the camera's flat-field is not of the camera as line.toml sets it."""
+    flatfield = flatfield_of(line, camera.name)
+    if flatfield is None:
+        return
+    width, pixel_format = (camera.features.get(name) for name in ("Width", "PixelFormat"))
+    flatfield.check(
+        f"camera {camera.name} in {line.path}",
+        camera.serial,
+        width if isinstance(width, int) else None,
+        PACKED.get(pixel_format, pixel_format) if isinstance(pixel_format, str) else None,
+    )
+    print(f"{flatfield.path}: made {flatfield.about.made_utc}, {len(flatfield.dead)} dead columns")
 
 
 def _check_speed(line: Line, setup: Setup, speed: float) -> None:

@@ -18,6 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--masks", required=True, type=Path, metavar="DIR", help="masks of the same names, 0 is good")
     parser.add_argument("--good", nargs="+", default=(), metavar="DIR", help="more images, without defects")
     parser.add_argument("--output", required=True, type=Path, metavar="DIR")
+    parser.add_argument("--components", action="store_true", help="also draw luminance, contrast and structure apart")
     add_model_arguments(parser)
     add_execution_arguments(parser)
 
@@ -29,9 +30,13 @@ def run(args: argparse.Namespace) -> int:
         args.model, args.recipe, stride=args.stride, threshold=args.threshold, columns=closed(args.columns, width)
     )
     execution = choose_execution(setup.bundle, args.device, args.precision, args.batch, args.threads)
-    metrics = evaluate(args.images, args.masks, args.good, setup, Runner(setup.bundle, execution), args.output)
+    runner = Runner(setup.bundle, execution)
+    metrics = evaluate(args.images, args.masks, args.good, setup, runner, args.output, args.components)
     at = metrics["at_threshold"]
-    print(f"{metrics['images']} images: AUROC {metrics['auroc']:.4f}, PRO {metrics['pro']:.4f}")
+    print(
+        f"{metrics['images']} images: AUROC {metrics['auroc']:.4f}, PRO {metrics['pro']:.4f}; opened "
+        f"{metrics['auroc_opened']:.4f}, {metrics['pro_opened']:.4f}"
+    )
     print(f"overlap at 5 % false positives: median {metrics['overlap']['0.05']['q50']:.3f}")
     print(
         f"at threshold {metrics['threshold']:.4g}: {at['found']} of {at['defects']} defects found, "

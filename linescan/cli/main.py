@@ -15,6 +15,7 @@ COMMANDS = {
     "train": ("train", "trains a model bundle on images of good web, and calibrates its threshold"),
     "evaluate": ("evaluate", "measures a bundle on images with defect masks"),
     "calibrate": ("calibrate", "makes a recipe: threshold and column calibration from good footage"),
+    "calibrate flatfield": ("flatfield", "makes a camera's flat-field from dark and white footage"),
     "check": ("check", "validates a bundle, a recipe or a line"),
     "info": ("info", "describes a bundle"),
     "bench": ("bench", "measures what this machine does with a bundle"),
@@ -23,6 +24,8 @@ COMMANDS = {
     "worker": ("stage", "one stage of a line: a camera's frames through the engine"),
     "publisher": ("stage", "one stage of a line: what is found into the journal and to the world"),
     "record": ("record", "records a camera's frames beside its worker"),
+    "opcua": ("opcua", "serves the line's state and events to plant IT: OPC UA"),
+    "mqtt": ("mqtt", "tells the line's events and states to plant IT: MQTT"),
     "events": ("events", "prints the events of a running line, each once and in order"),
     "roll": ("roll", "begins or ends a roll on a running line, or says which one runs"),
     "operate": ("operate", "bypass, splice marks, test rejects, acknowledgements and verdicts on a running line"),
@@ -31,9 +34,15 @@ COMMANDS = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    arguments = sys.argv[1:] if argv is None else list(argv)
+    arguments = _joined(sys.argv[1:] if argv is None else list(argv))
     asked = next((argument for argument in arguments if argument in COMMANDS), None)
     return guarded(f"linescan {asked}", lambda: _run(arguments, asked))
+
+
+def _joined(arguments: list[str]) -> list[str]:
+    """The arguments, a command of two words as one."""
+    two = " ".join(arguments[:2])
+    return [two, *arguments[2:]] if two in COMMANDS else arguments
 
 
 def _run(arguments: Sequence[str], asked: str | None) -> int:

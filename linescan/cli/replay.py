@@ -21,8 +21,11 @@ from linescan.cli.common import (
     stopped_by_interrupt,
 )
 from linescan.cli.describe import describe
+from linescan.config import Geometry
 from linescan.errors import ConfigError
+from linescan.flatfield_file import load_flatfield
 from linescan.footage import open_footage
+from linescan.line import Line
 from linescan.messages import Gap, Message, Region
 from linescan.models.runner import Runner, choose_execution
 from linescan.recipe import load_setup, patches_a_row
@@ -51,6 +54,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--config", type=Path, metavar="line.toml", help="play the footage into that running line, as its camera"
     )
+    parser.add_argument(
+        "--line",
+        type=Path,
+        metavar="line.toml",
+        help="where the camera lies on the web: for a recipe with mm, mm in events",
+    )
+    parser.add_argument("--flatfield", type=Path, metavar="F.npz", help="as the line had it when this was recorded")
     parser.add_argument("--quiet", action="store_true", help="no progress bar, no events, only the summary")
     return parser
 
@@ -68,6 +78,8 @@ def run(args: argparse.Namespace) -> int:
             stride=args.stride,
             threshold=args.threshold,
             columns=closed(args.columns, footage.columns),
+            flatfield=load_flatfield(args.flatfield) if args.flatfield else None,
+            geometry=_geometry(args.line, args.camera or footage.camera) if args.line else None,
         )
         a_row = patches_a_row(setup.settings, footage.columns)
         runner = Runner(
@@ -90,7 +102,8 @@ def run(args: argparse.Namespace) -> int:
 def _play(args: argparse.Namespace, speed: float) -> int:
     from linescan.cli.play import play
 
-    given = [name for name in ("model", "recipe", "stride", "threshold", "columns", "output") if getattr(args, name)]
+    names = ("model", "recipe", "stride", "threshold", "columns", "output", "flatfield", "line")
+    given = [name for name in names if getattr(args, name)]
     if given:
         raise ConfigError(f"--{given[0]} cannot go with --config: the line has its own recipe and journal")
     with (
@@ -101,6 +114,12 @@ def _play(args: argparse.Namespace, speed: float) -> int:
         lines = play(args, footage, _roll_name(args.footage), speed, stop, bar.update)
     print(f"{lines} lines played; `linescan events --config {args.config} --since 0` prints what was found")
     return INTERRUPTED if stop.is_set() else 0
+
+
+def _geometry(path: Path, camera: str | None) -> Geometry:
+    """Of the line's only camera, or the one of that name."""
+    line = Line(path)
+    return line.geometry(line.camera(None if len(line.settings.cameras) == 1 else camera).name)
 
 
 def _speed(text: str) -> float:

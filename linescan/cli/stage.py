@@ -8,21 +8,27 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from linescan import log
 from linescan.errors import CameraLostError
+from linescan.flatfield_file import flatfield_of
 from linescan.health import Health
 from linescan.journal import Journal
+from linescan.journal.orders import OrderBook
 from linescan.line import Line
 from linescan.metrics import exported
 from linescan.stages.acquire import Acquire, check_camera, wait_registered
 from linescan.stages.publisher import Publisher
 from linescan.transport.keys import load_keys
 from linescan.transport.zeromq import ZmqNetwork
+
+if TYPE_CHECKING:
+    from linescan.cameras.genicam import GenicamCamera
+    from linescan.plc.link import PlcLink
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -69,6 +75,7 @@ def run_acquire(args: argparse.Namespace) -> int:
     with network_of(line) as network, exported(line, "acquire", settings.name) as metrics:
         camera = GenicamCamera(settings, line.file(settings.producer), BufferPool())
         check_camera(line, camera)
+        check_flatfield(line, settings.name, camera)
         with stopped_by_signal() as stop:  # after the camera's library, which sets a handler of its own
             try:
                 acquire = Acquire(line, settings, camera, network, metrics=metrics)
@@ -81,6 +88,13 @@ def run_acquire(args: argparse.Namespace) -> int:
             finally:
                 camera.close()
     return 0
+
+
+def check_flatfield(line: Line, name: str, camera: GenicamCamera) -> None:
+    """Raises ConfigError where the line's flat-field was made under another camera than the one that was found."""
+    flatfield = flatfield_of(line, name)
+    if flatfield is not None:
+        flatfield.check(f"camera {name}", camera.serial, camera.columns, camera.pixel_format)
 
 
 def _acquire_until(acquire: Acquire, stop: threading.Event, health: Health, logger: Any, drain_s: float) -> None:
@@ -142,6 +156,23 @@ def _settle(worker: Any, drain_s: float) -> bool:
     return bool(worker.settled)
 
 
+@contextmanager
+def _gates_of(line: Line) -> Iterator[tuple[OrderBook | None, PlcLink | None]]:
+    """The book of orders and the link to the PLC, of a line that has them."""
+    if line.settings.rejects is None:
+        yield None, None
+        return
+    journal = line.file(line.settings.journal.file)
+    with OrderBook(journal.with_name(f"{journal.name}.orders")) as book:
+        if line.settings.plc is None:
+            yield book, None
+            return
+        from linescan.plc.modbus import ModbusLink  # its library is needed with a PLC alone
+
+        with closing(ModbusLink(line.settings.plc)) as link:
+            yield book, link
+
+
 def run_publisher(args: argparse.Namespace) -> int:
     line, health = Line(args.config), Health()
     logger = log.configure("publisher")
@@ -149,8 +180,9 @@ def run_publisher(args: argparse.Namespace) -> int:
         network_of(line) as network,
         exported(line, "publisher") as metrics,
         Journal(line.file(line.settings.journal.file), line.settings.journal) as journal,
+        _gates_of(line) as (book, link),
     ):
-        publisher = Publisher(line, journal, network, metrics=metrics)
+        publisher = Publisher(line, journal, network, metrics=metrics, book=book, link=link)
         with stopped_by_signal() as stop:
             health.ready(f"journal {journal.run} at {journal.last}")
             logger.info("publishing", run=journal.run, last=journal.last)

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from tqdm import tqdm
 
 from linescan.cli.common import closed, columns
-from linescan.config import MAX_SMOOTHING_SIGMA, SsimSettings, TrainingSettings, checked
+from linescan.config import MAX_SMOOTHING_SIGMA, Method, SsimSettings, TrainingSettings, checked
 from linescan.errors import ConfigError
+from linescan.flatfield_file import load_flatfield
 from linescan.footage import open_footage
 from linescan.models.runner import has_fast_bfloat16
 from linescan.training.calibrate import FalseAlarms
 from linescan.training.dataset import load_good_images
+from linescan.training.features import RANDOM, load_features
 from linescan.training.produce import PRESETS, Recommendation, produce
 from linescan.training.train import Epoch, Trainer
 
@@ -28,8 +30,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--images", required=True, nargs="+", metavar="DIR", help="defect-free footage")
     parser.add_argument("--output", required=True, type=Path, metavar="M.pt", help="the bundle to write")
     parser.add_argument("--columns", type=columns, metavar="A:B", help="train on columns A…B−1 only")
+    parser.add_argument("--flatfield", type=Path, metavar="F.npz", help="the camera's, where line.toml names one")
     parser.add_argument("--preset", choices=sorted(PRESETS), default="default", help="how the model is to be used")
-    parser.add_argument("--method", choices=("ssim", "l2"), default="ssim", help="loss and residual")
+    parser.add_argument("--method", choices=get_args(Method), default="ssim", help="loss and residual")
     parser.add_argument("--latent", type=int, default=default.latent_dim, metavar="D", help="d of Table 1")
     parser.add_argument("--epochs", type=int, default=default.epochs, metavar="N")
     parser.add_argument("--patches", type=int, default=default.patches, metavar="N")
@@ -48,6 +51,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     ssim.add_argument("--window-kind", choices=("uniform", "gaussian"), default=default.ssim.kind)
     ssim.add_argument("--constants", choices=sorted(CONSTANTS), default="wang", help="c1, c2")
     ssim.add_argument("--exponents", nargs=3, type=float, default=(1.0, 1.0, 1.0), metavar=("α", "β", "γ"))
+    others = parser.add_argument_group("VAE and feature matching (§3.1.2, §3.1.3)")
+    others.add_argument("--samples", type=int, default=default.samples, metavar="N", help="latent samples of a VAE")
+    others.add_argument(
+        "--kl-weight", type=float, default=default.kl_weight, metavar="W", help="of a VAE's divergence from the prior"
+    )
+    others.add_argument(
+        "--features",
+        metavar="FILE",
+        help=f"torchvision's AlexNet for method fm, or {RANDOM!r} (default: from torch hub's folder)",
+    )
+    others.add_argument("--feature-weight", type=float, default=default.feature_weight, metavar="λ", help="of eq. 3")
     use = parser.add_argument_group("use of the model (default: the preset's)")
     use.add_argument("--stride", type=int, metavar="N")
     use.add_argument("--smoothing-sigma", type=float, metavar="S")
@@ -60,23 +74,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    settings, use = _settings(args), _use(args)
+    features, features_name = None, ""
+    if args.method == "fm":
+        features, features_name = load_features(args.features, args.patch_size)
+    elif args.features is not None:
+        raise ConfigError(f"--features {args.features}: only --method fm has features, not {args.method}")
+    settings, use = _settings(args, features_name), _use(args)
     asked = FalseAlarms(args.false_alarms, args.pixel_size_mm)
     if not args.output.parent.is_dir():
         raise ConfigError(f"--output {args.output}: the folder {args.output.parent} does not exist")
-    images = load_good_images(args.images, settings.columns, settings.scale, settings.patch_size)
+    flatfield = load_flatfield(args.flatfield) if args.flatfield else None
+    images = load_good_images(args.images, settings.columns, settings.scale, settings.patch_size, flatfield)
     checkpoint = args.output.with_name(args.output.name + ".checkpoint")
     if args.fresh:
         checkpoint.unlink(missing_ok=True)
     device = torch.device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    trainer = Trainer(images, settings, device, checkpoint)
+    trainer = Trainer(images, settings, device, checkpoint, features)
     if trainer.history:
         print(f"resumed from {checkpoint} after epoch {trainer.history[-1].number}")
 
     def after_epoch(epoch: Epoch) -> None:
         bar.write(
             f"epoch {epoch.number}: loss {epoch.loss:.4f}, held-out {epoch.validation_loss:.4f}, correlation "
-            f"{epoch.correlation:.3f}, contrast {epoch.contrast:.2f}"
+            f"{epoch.correlation:.3f}, contrast {epoch.contrast:.2f}, latent dimensions in use "
+            f"{epoch.latent_used:.0f} of {settings.latent_dim}"
         )
         if args.bundle_every and epoch.number % args.bundle_every == 0 and epoch.number < settings.epochs:
             path = args.output.with_suffix(f".epoch{epoch.number:03d}.pt")
@@ -95,7 +116,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _settings(args: argparse.Namespace) -> TrainingSettings:
+def _settings(args: argparse.Namespace, features: str) -> TrainingSettings:
     c1, c2 = CONSTANTS[args.constants]
     alpha, beta, gamma = args.exponents
     ssim: dict[str, Any] = {"window": args.window, "kind": args.window_kind, "c1": c1, "c2": c2}
@@ -120,6 +141,10 @@ def _settings(args: argparse.Namespace) -> TrainingSettings:
         seed=args.seed,
         precision=precision,
         ssim=checked(SsimSettings, "linescan train", **ssim, alpha=alpha, beta=beta, gamma=gamma),
+        samples=args.samples,
+        kl_weight=args.kl_weight,
+        features=features,
+        feature_weight=args.feature_weight,
     )
 
 

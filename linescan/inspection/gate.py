@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from linescan.config import ImageBand, Selvage
+from linescan.inspection.brightness import Brightness
 from linescan.inspection.lines import to_unit
 from linescan.inspection.selvage import web_edges
 
@@ -52,6 +53,7 @@ class LineGate:
     ) -> None:
         self.valid = valid
         self.line = line  # the next line that comes
+        self.brightness = Brightness()  # of the good lines
         self._band = band
         self._selvage = selvage
         self._bit_depth = bit_depth
@@ -85,6 +87,7 @@ class LineGate:
         if self._selvage is not None:  # a line that shows no web anywhere cannot be inspected anywhere
             left, right = web_edges(to_unit(raw[..., self._columns], self._bit_depth), self._selvage)
             good &= right > left
+        self.brightness.add(mean[good])
         flags: list[bool] = good.tolist()
         return flags
 

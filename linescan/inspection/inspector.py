@@ -13,12 +13,14 @@ import torch
 from linescan.config import InspectionSettings
 from linescan.errors import InspectionError
 from linescan.inspection.calibration import ColumnCalibration
+from linescan.inspection.flatfield import FlatField
 from linescan.inspection.gate import LineGate, Stretch
 from linescan.inspection.lines import Pixels, channels_first, to_unit
 from linescan.inspection.placement import Footprint, Placement, labeller_settings
 from linescan.inspection.regions import Labeller
 from linescan.inspection.scaling import LineScaler
 from linescan.inspection.segment import Band, Reconstruct, Segment, first_row_needed
+from linescan.inspection.strips import strips_of
 from linescan.messages import Gap, GapCause, Region
 
 SNAPSHOT_VERSION = 1
@@ -53,6 +55,7 @@ class Inspector:
         footprint: columns, depth and names.
         reconstruct: the model, N×C×P×P float32 in [0, 1] → the same shape, each patch for itself.
         calibration: residual statistics per inspected scaled column, or None.
+        flatfield: what is taken off the lines before anything looks at them, or None.
         on_band: told of every final band, for pictures, residual files and statistics.
         snapshot: from an earlier Inspector's `snapshot()`; then push lines from `resume_from` on.
     """
@@ -65,6 +68,7 @@ class Inspector:
         *,
         device: torch.device | None = None,
         calibration: ColumnCalibration | None = None,
+        flatfield: FlatField | None = None,
         on_band: Callable[[FinalBand], None] | None = None,
         snapshot: bytes | None = None,
     ) -> None:
@@ -73,16 +77,20 @@ class Inspector:
         self._reconstruct = reconstruct
         self._device = device or torch.device("cpu")
         self._calibration = calibration
+        self.flatfield = flatfield
         self._on_band = on_band
         first, end = settings.columns or (0, footprint.columns)
         if end > footprint.columns:
             raise InspectionError(f"columns {first}:{end} asked, the footage has {footprint.columns}")
         self._columns = slice(first, end)
         self._width = -(-(end - first) // settings.scale)  # scaled
+        self._strips = strips_of(settings, self._columns)
         if calibration is not None and len(calibration.mean) != self._width:
             raise InspectionError(
                 f"the column calibration has {len(calibration.mean)} columns, {self._width} are inspected"
             )
+        if flatfield is not None:
+            flatfield.check(footprint.columns, settings.channels, footprint.bit_depth)
         self._gate = LineGate(settings.band, footprint.bit_depth, self._columns, selvage=settings.selvage)
         self._running: _Running | None = None
         self._finished_up_to = 0  # everything before it is final or in an announced gap, outside the running segment
@@ -122,6 +130,11 @@ class Inspector:
         row = first_row_needed(self.settings, running.segment.done)
         return running.place.first_line + row * self.settings.scale
 
+    @property
+    def brightness(self) -> float | None:
+        """Slow mean, in [0, 1], of the corrected lines that can be inspected; None until enough of them came."""
+        return self._gate.brightness.mean
+
     # ------------------------------------------------------------------------------------------ lines in
 
     def push(self, pixels: Pixels, first_line: int | None = None) -> list[Finding]:
@@ -136,6 +149,7 @@ class Inspector:
         known = 0 if first_line is None else self._gate.line - first_line
         raw = channels_first(pixels)[:, max(known, 0) :]
         if raw.shape[1]:
+            raw = raw if self.flatfield is None else self.flatfield.apply(raw)
             for stretch in self._gate.push(raw):
                 findings += self._take(stretch)
         return findings
@@ -187,7 +201,9 @@ class Inspector:
     def _begin_segment(self, first_line: int, resume_row: int = 0) -> _Running:
         self._running = _Running(
             Placement(self.settings, self.footprint, self._columns, first_line),
-            Segment(self.settings, self._width, self._reconstruct, self._device, self._calibration, resume_row),
+            Segment(
+                self.settings, self._width, self._reconstruct, self._device, self._calibration, resume_row, self._strips
+            ),
             Labeller(self._width, labeller_settings(self.settings, self._columns), resume_row),
             LineScaler(self.settings.scale),
         )
@@ -267,7 +283,7 @@ class Inspector:
         if state["version"] != SNAPSHOT_VERSION:
             raise InspectionError(f"snapshot of version {state['version']}, {SNAPSHOT_VERSION} expected")
         if state["settings"] != self._fingerprint():
-            raise InspectionError("the snapshot was made with other settings, calibration, camera or roll")
+            raise InspectionError("the snapshot was made with other settings, calibration, flat-field, camera or roll")
         self._finished_up_to, self.lines_in_gaps = state["finished_up_to"], state["in_gaps"]
         if state["segment"] is not None:
             labeller = state["segment"]["labeller"]
@@ -281,4 +297,6 @@ class Inspector:
         digest = hashlib.sha256(f"{self.settings.model_dump_json()} {self.footprint}".encode())
         if self._calibration is not None:
             digest.update(self._calibration.mean.tobytes() + self._calibration.deviation.tobytes())
+        if self.flatfield is not None:
+            digest.update(self.flatfield.fingerprint)
         return digest.digest()[:16]

@@ -2,21 +2,54 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from linescan.config import InspectionSettings
+from linescan.config import NO_GEOMETRY, Geometry, InspectionSettings, SizeClass
 from linescan.inspection.regions import LabellerSettings, RegionPhase
 from linescan.messages import Region
 
 
 @dataclass(frozen=True)
 class Footprint:
-    """What an Inspector looks at: the camera's columns and the depth of its pixels; names for the events."""
+    """What an Inspector looks at: the camera's columns, the depth and place of its pixels; names for the events."""
 
     columns: int
     bit_depth: int = 8
     camera: str = "camera"
     roll: str = "roll"
+    geometry: Geometry = NO_GEOMETRY
+
+
+@dataclass(frozen=True)
+class Size:
+    """Of a region: along the web, across it, and its area, in pixels of the camera."""
+
+    length_px: int
+    width_px: int
+    area_px: int
+    geometry: Geometry = NO_GEOMETRY
+
+    def reaches(self, least: SizeClass) -> bool:
+        """Whether it has every minimum of that class; one in mm only where the pixels' size is known."""
+        across, along = self.geometry.mm_per_column, self.geometry.mm_per_line
+        return (
+            _reaches(self.length_px, 1, least.min_length_px)
+            and _reaches(self.width_px, 1, least.min_width_px)
+            and _reaches(self.area_px, 1, least.min_area_px)
+            and _reaches(self.length_px, along, least.min_length_mm)
+            and _reaches(self.width_px, across, least.min_width_mm)
+            and _reaches(self.area_px, None if across is None or along is None else across * along, least.min_area_mm2)
+        )
+
+
+def classified(classes: Sequence[SizeClass], size: Size) -> SizeClass | None:
+    """The last class that fits, or None."""
+    return next((one for one in reversed(classes) if size.reaches(one)), None)
+
+
+def _reaches(pixels: int, unit: float | None, least: float | None) -> bool:
+    return least is None or (unit is not None and pixels * unit >= least)
 
 
 class Placement:
@@ -39,6 +72,9 @@ class Placement:
         region, n = item.region, self._settings.scale
         first_column = self._columns.start + region.first_column * n
         last_column = min(self._columns.start + (region.last_column + 1) * n, self._columns.stop) - 1
+        first_line, end_line = self.raw_line(region.first_row), self.raw_line(region.last_row + 1)
+        size = Size(end_line - first_line, last_column + 1 - first_column, region.area * n**2, self._footprint.geometry)
+        found = classified(self._settings.classes, size)
         return Region(
             camera=self._footprint.camera,
             roll=self._footprint.roll,
@@ -46,17 +82,32 @@ class Placement:
             phase=item.phase,
             part=region.part,
             merged_into=None if item.merged_into is None else self._identify(item.merged_into),
-            first_line=self.raw_line(region.first_row),
-            last_line=self.raw_line(region.last_row + 1) - 1,
+            first_line=first_line,
+            last_line=end_line - 1,
             first_column=first_column,
             last_column=last_column,
-            area_px=region.area * n**2,
+            area_px=size.area_px,
             peak=region.peak,
             mean=region.score_sum / region.area,
             lanes=self._lanes(first_column, last_column),
             coalesced=region.coalesced,
             padded=self._padded(),
+            category=found.name if found else "",
+            severity=found.severity if found else 0,
+            across_mm=self._across_mm(first_column, last_column + 1),
+            along_mm=self._along_mm(first_line, end_line),
         )
+
+    def _across_mm(self, first: int, end: int) -> tuple[float, float] | None:
+        geometry = self._footprint.geometry
+        if geometry.mm_per_column is None:
+            return None
+        offset, width = geometry.x_offset_mm, geometry.mm_per_column
+        return offset + first * width, offset + end * width
+
+    def _along_mm(self, first: int, end: int) -> tuple[float, float] | None:
+        height = self._footprint.geometry.mm_per_line
+        return None if height is None else (first * height, end * height)
 
     def _identify(self, key: tuple[int, int]) -> str:
         """The id: segment, and topmost-then-leftmost pixel."""
@@ -86,6 +137,7 @@ def labeller_settings(settings: InspectionSettings, columns: slice) -> LabellerS
     ]
     return LabellerSettings(
         min_area=max(1, -(-settings.min_area_px // n**2)),
+        min_length=max(1, -(-settings.min_length_px // n)),
         max_rows=max(1, settings.max_region_lines // n),
         max_regions=settings.max_regions,
         lanes=tuple(lanes) or ((0, width),),

@@ -24,12 +24,15 @@ def finds_reference_defect(
 ) -> bool:
     """Inspects a reference patch as a short roll: True where a region lies on its planted defect.
 
-    `place` is (first line, last line, first column, last column), inclusive. The bundle's threshold holds, without
-    lanes, selvage, columns and calibration, which belong to the web and not to the patch.
+    `place` is (first line, last line, first column, last column), inclusive. The settings' threshold holds, without
+    lanes, masks, selvage, columns and calibration, which belong to the web and not to the patch.
     """
     plain = settings.model_copy(
-        update={"columns": None, "selvage": None, "lanes": (), "band": ImageBand(), "min_area_px": 1}
-    )
+        update={
+            "columns": None, "selvage": None, "lanes": (), "masks": (), "band": ImageBand(), "min_area_px": 1,
+            "min_length_px": 1,
+        }
+    )  # fmt: skip
     inspector = Inspector(plain, Footprint(reference.shape[1]), reconstruct, device=device)
     found = [*inspector.push(reference), *inspector.finish()]
     if any(isinstance(item, Gap) for item in found):

@@ -33,7 +33,7 @@ class OpenRegion:
     peak: float
     announced: bool = False
     coalesced: bool = False
-    large: bool = False  # it or what it absorbed has reached the least area, in this part or an earlier one
+    large: bool = False  # it or what it absorbed has reached the least area and length, in this part or an earlier one
 
     def absorb(self, other: OpenRegion) -> None:
         self.first_row = min(self.first_row, other.first_row)
@@ -61,6 +61,7 @@ class LabellerSettings:
     """Limits, in scaled pixels; lanes are (first, end) columns, over which a flood is coalesced."""
 
     min_area: int
+    min_length: int  # of a region's longer side
     max_rows: int
     max_regions: int
     lanes: tuple[tuple[int, int], ...]
@@ -190,7 +191,7 @@ class Labeller:
         self._open = []
         alive = set(last.tolist())
         for i, region in enumerate(survivors, start=1):
-            region.large |= region.area >= self._settings.min_area
+            region.large |= self._is_large(region)
             if region.large:
                 told.append(RegionPhase("update" if region.announced else "open", _copy(region)))
                 region.announced = True
@@ -205,6 +206,10 @@ class Labeller:
                 self._open.append(region)
             goes_on[i] = len(self._open)
         self._last_row = goes_on[last]
+
+    def _is_large(self, region: OpenRegion) -> bool:
+        longer_side = max(region.last_row - region.first_row, region.last_column - region.first_column) + 1
+        return region.area >= self._settings.min_area and longer_side >= self._settings.min_length
 
 
 def _measure(

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from linescan.config import InspectionSettings
 from linescan.inspection.ssim import similarity
+
+
+def reconstructed_maps(settings: InspectionSettings) -> int:
+    """Maps that the model gives of a patch and that overlapping patches average: C, or for a VAE mean and variance."""
+    return 2 * settings.channels if settings.method == "vae" else settings.channels
 
 
 def residual_reach(settings: InspectionSettings) -> int:
@@ -19,10 +25,25 @@ def smoothing_reach(sigma: float) -> int:
 
 
 def residual(web: Tensor, reconstruction: Tensor, settings: InspectionSettings) -> Tensor:
-    """C×H×W images along with `residual_reach` on each side → the residual inside, rows×columns float32.
+    """Images along with `residual_reach` on each side → the residual inside, rows×columns float32.
 
-    1 − SSIM (eq. 8), or the squared error per pixel (§3.1.1); the mean over the channels.
+    `web` is C×H×W, `reconstruction` `reconstructed_maps`×H×W. 1 − SSIM (eq. 8); the squared error per pixel for
+    methods l2 and fm (§3.1.1, §3.1.3); the negative log probability of the web for a VAE (§3.1.2). The mean over the
+    channels.
     """
     if settings.method == "ssim":
         return 1 - similarity(web, reconstruction, settings.ssim).mean(0)
+    if settings.method == "vae":
+        mean, variance = reconstruction[: len(web)], reconstruction[len(web) :]
+        return _surprise(web, mean, variance, settings.noise_variance).mean(0)
     return ((web - reconstruction) ** 2).mean(0)
+
+
+def _surprise(web: Tensor, mean: Tensor, variance: Tensor, noise_variance: float) -> Tensor:
+    """−log of the web's density given the samples, less its least possible value, so that it is 0 or more.
+
+    A pixel given one sample is normal about it with variance σ₀²; given N samples it is a mixture, of which this takes
+    the mean and the variance σ₀² + the samples' own (An & Cho 2015; docs/decisions/009).
+    """
+    spread = 1 + variance.clamp_min(0) / noise_variance
+    return 0.5 * ((web - mean) ** 2 / (noise_variance * spread) + torch.log(spread))

@@ -19,10 +19,11 @@ from linescan.errors import InspectionError
 from linescan.inspection import opening
 from linescan.inspection.calibration import ColumnCalibration
 from linescan.inspection.patches import PatchRow, mirror_sides, mirrored, reflect_sides, reflected, take
-from linescan.inspection.residual import residual, residual_reach, smoothing_reach
+from linescan.inspection.residual import reconstructed_maps, residual, residual_reach, smoothing_reach
 from linescan.inspection.rows import Rows
 from linescan.inspection.selvage import web_mask
 from linescan.inspection.ssim import gaussian_weights, smooth
+from linescan.inspection.strips import Strips
 from linescan.inspection.tiles import by_columns
 
 Reconstruct = Callable[[Tensor], Tensor]
@@ -30,6 +31,7 @@ Reconstruct = Callable[[Tensor], Tensor]
 # Beyond this a reconstruction of a [0, 1] web is a fault of the model, and its square may leave float32.
 ABSURD = 1e4
 PATCHES_AT_ONCE = 1024  # grid rows of up to this many patches go through the stages together
+NO_STRIPS = Strips()
 CPU_PIECE = 32  # patches of one call of the model on a CPU: still in its cache when they are added
 
 
@@ -37,8 +39,8 @@ CPU_PIECE = 32  # patches of one call of the model on a CPU: still in its cache 
 class Band:
     """Final rows of a segment: C×rows×W web and reconstruction, rows×W score and masks, from scaled row `row` on.
 
-    `opened` is what exceeds the threshold after opening; `inspected` is False beyond the selvage; `faulty` marks rows
-    that the model could not judge.
+    `opened` is what exceeds the threshold after opening; `inspected` is False beyond the selvage and in masked columns;
+    `faulty` marks rows that the model could not judge.
     """
 
     row: int
@@ -62,10 +64,11 @@ class Segment:
     Args:
         settings: what decides the result.
         columns: W, scaled columns that are inspected.
-        reconstruct: N×C×P×P float32 patches in [0, 1] → their reconstructions; each patch for itself. It may not
-            keep the patches: the next call overwrites them. Where it has a `batch`, it is called with whole multiples
-            of that many patches as far as they go.
+        reconstruct: N×C×P×P float32 patches in [0, 1] → their reconstructions (for method vae mean and variance of
+            the samples, N×2C×P×P); each patch for itself. It may not keep the patches: the next call overwrites them.
+            Where it has a `batch`, it is called with whole multiples of that many patches as far as they go.
         resume_row: rows before it were final in an earlier run; `first_row_needed` says from where to feed again.
+        strips: thresholds and masks by column.
     """
 
     def __init__(
@@ -76,16 +79,20 @@ class Segment:
         device: torch.device,
         calibration: ColumnCalibration | None = None,
         resume_row: int = 0,
+        strips: Strips = NO_STRIPS,
     ) -> None:
         self._settings = settings
         self._reconstruct = reconstruct
         self._calibration = calibration
+        self._strips = strips.to(device)
+        self._threshold = settings.threshold if self._strips.thresholds is None else self._strips.thresholds
         self._reach = residual_reach(settings)
         self._smoothing = smoothing_reach(settings.smoothing_sigma)
         self._halo = self._reach + self._smoothing + opening.REACH
         self._grid = PatchRow(columns, settings.patch_size, settings.stride, settings.blend, device)
         self._columns = columns
         self._device = device
+        self._maps = reconstructed_maps(settings)
         self._rows_at_once = max(1, PATCHES_AT_ONCE // len(self._grid))
         batch: int = getattr(reconstruct, "batch", 1)
         piece = max(1, (CPU_PIECE if device.type == "cpu" else PATCHES_AT_ONCE) // batch) * batch
@@ -170,7 +177,7 @@ class Segment:
     def _reconstructed(self, patches: Tensor) -> tuple[Tensor, Tensor]:
         """The patches' reconstructions, with the web in place of those that cannot be, and which are sound."""
         reconstructions = self._reconstruct(patches)
-        if reconstructions.shape != patches.shape:
+        if reconstructions.shape != (len(patches), self._maps, *patches.shape[2:]):
             raise InspectionError(
                 f"the model returned {tuple(reconstructions.shape)} for patches of {tuple(patches.shape)}"
             )
@@ -179,7 +186,9 @@ class Segment:
         sound = (flat.amin(1) >= -ABSURD) & (flat.amax(1) <= ABSURD)
         if not bool(sound.all()):
             # the web in place of the fault keeps it from spreading; its lines are a gap all the same
-            reconstructions = torch.where(sound[:, None, None, None], reconstructions, patches)
+            without_fault = torch.zeros_like(reconstructions)
+            without_fault[:, : self._settings.channels] = patches
+            reconstructions = torch.where(sound[:, None, None, None], reconstructions, without_fault)
         return reconstructions, sound
 
     def _patch_rows(self, line: int) -> list[int]:
@@ -190,7 +199,7 @@ class Segment:
         """Sums over the rows that patches at these line anchors cover; their weights are added already."""
         missing = lines[-1] + self._settings.patch_size - self._total.end
         if missing > 0:
-            self._total.append(torch.zeros(self._settings.channels, missing, self._grid.width, device=self._device))
+            self._total.append(torch.zeros(self._maps, missing, self._grid.width, device=self._device))
             self._weight.append(torch.zeros(missing, self._grid.width, device=self._device))
         for line in lines:
             self._covered(self._weight, line).add_(self._grid.weight_sum)
@@ -236,7 +245,7 @@ class Segment:
         return by_columns(lambda x, y: residual(x, y, self._settings), (web, mean), reach)
 
     def _mean(self, first: int, end: int) -> Tensor:
-        """Mean reconstruction of rows first…end−1, C×rows×W."""
+        """What was reconstructed of rows first…end−1, the mean over the patches that cover a pixel: maps×rows×W."""
         place = slice(first - self._total.first, end - self._total.first)
         total, weight = self._total.all()[:, place, : self._columns], self._weight.all()[place, : self._columns]
         return total / weight
@@ -258,16 +267,19 @@ class Segment:
         reach = opening.REACH
         low, high = max(0, first - reach), min(self._scored, end + reach)
         inspected = web_mask(self._web, low, high, self._reach, self._settings.selvage, self._columns, self._device)
+        if self._strips.inspected is not None:
+            inspected &= self._strips.inspected
         # Written so that a score that is not a number does not pass. Scores near a fault are opened like the others:
         # its rows end REACH beyond the last score that it could touch, and what lies outside must not see its edge.
-        beyond = ~(self._score.get(low, high) <= self._settings.threshold)
+        beyond = ~(self._score.get(low, high) <= self._threshold)
         beyond &= inspected
         if high < end + reach or first < reach:  # at the segment's borders
             height = self._scored if high < end + reach else high
             beyond = take(beyond, -2, [i - low for i in mirrored(first - reach, end + reach, height)])
         opened = opening.opening(mirror_sides(beyond, reach))
         inspected = inspected[first - low : end - low]
-        return Band(first, web, self._mean(first, end), score, opened & inspected & ~faulty[:, None], inspected, faulty)
+        mean = self._mean(first, end)[: self._settings.channels]
+        return Band(first, web, mean, score, opened & inspected & ~faulty[:, None], inspected, faulty)
 
     def _faulty(self, first: int, end: int) -> Tensor:
         flags = torch.zeros(end - first, dtype=torch.bool, device=self._device)

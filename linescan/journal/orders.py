@@ -25,9 +25,10 @@ _SCHEMA = f"""
 BEGIN;
 CREATE TABLE orders (sequence INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL, reject BLOB NOT NULL);
 CREATE INDEX orders_by_id ON orders (id);
-CREATE TABLE places (camera TEXT PRIMARY KEY, roll TEXT NOT NULL, origin INTEGER NOT NULL, reached INTEGER NOT NULL);
-CREATE TABLE tie (only_one INTEGER PRIMARY KEY CHECK (only_one = 0), offset_counts INTEGER, trusted INTEGER NOT NULL);
-INSERT INTO tie VALUES (0, NULL, 0);
+CREATE TABLE places (camera TEXT PRIMARY KEY, roll TEXT NOT NULL, origin INTEGER NOT NULL, reached INTEGER NOT NULL,
+    ahead INTEGER NOT NULL);
+CREATE TABLE known (only_one INTEGER PRIMARY KEY CHECK (only_one = 0), from_count INTEGER);
+INSERT INTO known VALUES (0, NULL);
 PRAGMA application_id = {ORDERS_ID};
 PRAGMA user_version = {ORDERS_VERSION};
 COMMIT;
@@ -38,12 +39,13 @@ COMMIT;
 class Place:
     """Where a camera's roll lies: `origin` is the count of its line 0, `reached` how far its inspection was seen.
 
-    Both are counts of the camera's counter that do not wrap.
+    Both are counts of the camera's counter that do not wrap; the PLC's was `ahead` of it by so many.
     """
 
     roll: str
     origin: int
     reached: int
+    ahead: int
 
 
 class OrderBook:
@@ -78,13 +80,15 @@ class OrderBook:
 
     # -------------------------------------------------------------------------------------- orders
 
-    def add(self, reject: Reject) -> int:
-        """Stores an order; returns its sequence, from 1 on and never used again."""
+    @property
+    def last(self) -> int:
+        """The highest sequence that was ever stored; 0: none."""
+        with explained(self.path):
+            return int(self._db.execute("SELECT coalesce(max(seq), 0) FROM sqlite_sequence").fetchone()[0])
+
+    def add(self, sequence: int, reject: Reject) -> None:
         with self._transaction():
-            cursor = self._db.execute("INSERT INTO orders (id, reject) VALUES (?, ?)", (reject.id, encode(reject)))
-        sequence = cursor.lastrowid
-        assert sequence is not None
-        return sequence
+            self._db.execute("INSERT INTO orders VALUES (?, ?, ?)", (sequence, reject.id, encode(reject)))
 
     def pending(self) -> list[tuple[int, Reject]]:
         """What was ordered and is not forgotten, in order."""
@@ -92,34 +96,30 @@ class OrderBook:
             rows = self._db.execute("SELECT sequence, reject FROM orders ORDER BY sequence").fetchall()
         return [(sequence, _reject(packed, self.path)) for sequence, packed in rows]
 
-    def forget(self, sequences: Collection[int]) -> None:
-        """These have passed their gates."""
+    def forget(self, sequences: Collection[int], known_from: int) -> None:
+        """These have passed their gates; what was ordered before count `known_from` at a gate is not remembered."""
         with self._transaction():
             self._db.executemany("DELETE FROM orders WHERE sequence = ?", [(one,) for one in sequences])
+            self._db.execute("UPDATE known SET from_count = ?", (known_from,))
+
+    @property
+    def known_from(self) -> int | None:
+        with explained(self.path):
+            found: int | None = self._db.execute("SELECT from_count FROM known").fetchone()[0]
+        return found
 
     # -------------------------------------------------------------------------------------- where things are
 
     def place(self, camera: str) -> Place | None:
         with explained(self.path):
-            query = "SELECT roll, origin, reached FROM places WHERE camera = ?"
+            query = "SELECT roll, origin, reached, ahead FROM places WHERE camera = ?"
             row = self._db.execute(query, (camera,)).fetchone()
         return None if row is None else Place(*row)
 
     def put_place(self, camera: str, place: Place) -> None:
         with self._transaction():
-            values = (camera, place.roll, place.origin, place.reached)
-            self._db.execute("REPLACE INTO places VALUES (?, ?, ?, ?)", values)
-
-    @property
-    def tie(self) -> tuple[int | None, bool]:
-        """Offset of the PLC's counter from the camera's, None: never known; and whether it was trusted."""
-        with explained(self.path):
-            offset, trusted = self._db.execute("SELECT offset_counts, trusted FROM tie").fetchone()
-        return offset, bool(trusted)
-
-    def put_tie(self, offset: int | None, trusted: bool) -> None:
-        with self._transaction():
-            self._db.execute("UPDATE tie SET offset_counts = ?, trusted = ?", (offset, trusted))
+            values = (camera, place.roll, place.origin, place.reached, place.ahead)
+            self._db.execute("REPLACE INTO places VALUES (?, ?, ?, ?, ?)", values)
 
     # -------------------------------------------------------------------------------------- inside
 

@@ -70,6 +70,9 @@ class ArrayCamera:
     def stop(self) -> None:
         self.left = 0
 
+    def latched(self) -> int | None:
+        return None
+
     def check(self) -> None:
         pass
 

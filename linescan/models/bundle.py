@@ -34,6 +34,7 @@ from linescan.config import (
     Settings,
     SsimSettings,
     TrainingSettings,
+    VaeSettings,
     explain,
 )
 from linescan.errors import BundleError
@@ -41,6 +42,7 @@ from linescan.files import write_atomically
 
 FORMAT = 1
 CONVOLUTION_NDIM = 4  # of a convolution's weight
+VAE_EXPORTS = ["encode", "decode", "moments", "noise"]  # what a VAE's module offers beside forward
 METADATA, REFERENCE = "linescan.json", "reference.png"
 
 
@@ -77,6 +79,7 @@ class BundleMetadata(Settings):
     blend: Blend
     smoothing_sigma: Annotated[float, Field(ge=0, le=MAX_SMOOTHING_SIGMA)]
     ssim: SsimSettings
+    vae: VaeSettings | None = None
     band: ImageBand
     columns: tuple[int, int] | None = None
     reference: Reference
@@ -94,6 +97,8 @@ class BundleMetadata(Settings):
             raise ValueError(f"stride {self.stride} leaves lines between patches of {self.patch_size}")
         if self.columns is not None and not 0 <= self.columns[0] < self.columns[1]:
             raise ValueError(f"columns A:B need 0 <= A < B, got {self.columns[0]}:{self.columns[1]}")
+        if (self.method == "vae") != (self.vae is not None):
+            raise ValueError(f"method {self.method!r} with vae = {self.vae!r}: a VAE's samples and variance, or none")
         return self
 
 
@@ -108,7 +113,10 @@ class Bundle:
     data: bytes = field(repr=False)
 
     def module(self, device: torch.device | None = None, dtype: torch.dtype = torch.float32) -> torch.jit.ScriptModule:
-        """The autoencoder, frozen for inference, channels last: N×C×P×P of `dtype` in [0, 1] → the same shape."""
+        """The autoencoder, frozen for inference, channels last: N×C×P×P of `dtype` in [0, 1] → the same shape.
+
+        A VAE's has `encode`, `decode` and `moments` too: the samples' mean and variance, float32 N×2C×P×P.
+        """
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # torch.jit is the format all the same
             loaded: torch.jit.ScriptModule = torch.jit.load(  # type: ignore[no-untyped-call]
@@ -118,7 +126,8 @@ class Bundle:
             for parameter in loaded.parameters():
                 if parameter.ndim == CONVOLUTION_NDIM:
                     parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
-            frozen: torch.jit.ScriptModule = torch.jit.freeze(loaded)
+            offered = VAE_EXPORTS if self.metadata.method == "vae" else None
+            frozen: torch.jit.ScriptModule = torch.jit.freeze(loaded, preserved_attrs=offered)
         return frozen
 
 
@@ -225,14 +234,22 @@ def _reference(records: dict[str, bytes], metadata: BundleMetadata, name: str) -
 def _try_out(bundle: Bundle) -> None:
     name, metadata = bundle.path, bundle.metadata
     patches = torch.full((1, metadata.channels, metadata.patch_size, metadata.patch_size), 0.5)
+    outputs: list[tuple[object, int]] = []  # what came, and the channels expected of it
     try:
         with torch.inference_mode():
-            output = bundle.module()(patches)
-    except (torch.jit.Error, RuntimeError, ValueError, EOFError) as error:
+            module = bundle.module()
+            outputs.append((module(patches), metadata.channels))
+            if metadata.vae is not None:
+                outputs.append((module.moments(patches), 2 * metadata.channels))
+                samples = len(module.noise)
+    except (torch.jit.Error, RuntimeError, ValueError, EOFError, AttributeError) as error:
         reason = str(error).strip().splitlines()[-1:] or [""]
         raise BundleError(f"{name}: TorchScript cannot run it: {reason[0]}") from error
-    if not isinstance(output, torch.Tensor) or output.shape != patches.shape:
-        shape = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
-        raise BundleError(f"{name}: its model returns {shape} for {tuple(patches.shape)}")
-    if not bool(torch.isfinite(output).all()):
-        raise BundleError(f"{name}: its model returns values that are not numbers for a flat grey patch")
+    for output, channels in outputs:
+        if not isinstance(output, torch.Tensor) or output.shape != (1, channels, *patches.shape[2:]):
+            shape = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
+            raise BundleError(f"{name}: its model returns {shape} for {tuple(patches.shape)}")
+        if not bool(torch.isfinite(output).all()):
+            raise BundleError(f"{name}: its model returns values that are not numbers for a flat grey patch")
+    if metadata.vae is not None and samples != metadata.vae.samples:
+        raise BundleError(f"{name}: {METADATA} says {metadata.vae.samples} samples, its model draws {samples}")

@@ -20,6 +20,7 @@ BATCHES = (16, 32, 64)  # candidates on a CPU; larger ones are no faster and fil
 ROWS_TOGETHER = 8  # rows of the grid that a camera's frame brings, at most, as a rule
 GPU_BATCH = 256
 TRIAL_ROUNDS = 3
+FILLED_GAIN = 1.2  # end to end a batch that whole rows fill does better than its forwards say (docs/performance.md)
 TRIAL_SECONDS = 0.15  # for each candidate in each round
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 
@@ -40,6 +41,8 @@ class Execution:
 class Runner:
     """Maps N×C×P×P float32 patches to reconstructions by forwards of exactly `execution.batch` patches.
 
+    Of a VAE these are the mean and the variance of its samples, N×2C×P×P.
+
     A patch's result is the same at every place of a batch of one size, so how patches are grouped does not show; the
     last forward is filled up with patches that do not count.
     """
@@ -55,8 +58,10 @@ class Runner:
         if self.device.type == "cuda":
             torch.backends.cudnn.benchmark = False
             torch.backends.cudnn.deterministic = True
-        self._module = bundle.module(self.device, self._dtype)
         meta = bundle.metadata
+        module = bundle.module(self.device, self._dtype)
+        self._module = module if meta.vae is None else module.moments
+        self._maps = meta.channels if meta.vae is None else 2 * meta.channels
         shape = (execution.batch, meta.channels, meta.patch_size, meta.patch_size)
         self._input = torch.full(shape, 0.5, dtype=self._dtype, device=self.device).to(
             memory_format=torch.channels_last
@@ -68,7 +73,7 @@ class Runner:
     def __call__(self, patches: Tensor) -> Tensor:
         batch = self.execution.batch
         self.patches += len(patches)
-        result = torch.empty_like(patches, memory_format=torch.contiguous_format)
+        result = patches.new_empty(len(patches), self._maps, *patches.shape[2:])
         with torch.inference_mode():
             for first in range(0, len(patches), batch):
                 part = patches[first : first + batch]
@@ -113,8 +118,9 @@ def choose_execution(
         return candidates[0]
     # in turn, and the best of each: what else runs on the machine may hit one trial, but hardly all of a candidate's
     rounds = [[patches_per_second(bundle, one) for one in candidates] for _ in range(TRIAL_ROUNDS)]
+    filled = filled_batch(patches_a_row) if patches_a_row else None
     rate = {
-        one: max(speeds) * filling(one.batch, patches_a_row)
+        one: max(speeds) * filling(one.batch, patches_a_row) * (FILLED_GAIN if one.batch == filled else 1.0)
         for one, speeds in zip(candidates, zip(*rounds, strict=True), strict=True)
     }
     return max(candidates, key=rate.__getitem__)

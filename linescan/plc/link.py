@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -25,9 +25,14 @@ class GateOrder:
 
 @dataclass(frozen=True)
 class Flags:
-    """What linescan says of itself."""
+    """What linescan says of itself.
+
+    A PLC that was restarted may have begun to count anew. So `ready` is told only in the session that `session` names:
+    the one whose `position` was found to be where orders and limits are counted from.
+    """
 
     ready: bool = False
+    session: int = 0  # of the PlcView
     running: bool = False  # a roll
     bypass: bool = False  # rejects are suspended, loudly
     fault: bool = False  # something is wrong that an operator must see
@@ -40,15 +45,18 @@ class Flags:
 class PlcView:
     """What the PLC said last; requests are counters of edges, so that none is lost between two looks.
 
-    `position` is its encoder count now, at the reference line; `sync` the number and count of its last latched pulse
+    `position` is its encoder count at `position_ns` (monotonic); `sync` the number and count of its last latched pulse
     (number 0: none yet). `gates` counts for each output the openings that its sensor confirmed, and `opened_at` the
-    count of the last one; both are None where the PLC has no such inputs. `faults` are of the link, in words.
+    count of the last one; both are None where the PLC has no such inputs. The counters count from 0 when the link
+    began and never fall: a PLC's restart presses no button. `faults` are of the link, in words; `reason` says more.
     """
 
-    connected: bool = False  # answering, its own heartbeat moving
+    connected: bool = False  # answering, its own heartbeat moving, our session accepted
+    session: int = 0  # that the PLC accepted; another one where the PLC was restarted, 0: none
     heard_ns: int = 0  # monotonic, of the last answer
     enabled: bool = False
     position: int | None = None
+    position_ns: int = 0
     sync: tuple[int, int] = (0, 0)
     free: int = 0  # entries that the FIFO has room for
     acknowledge: int = 0
@@ -59,6 +67,7 @@ class PlcView:
     gates: tuple[int, ...] | None = None
     opened_at: tuple[int, ...] | None = None
     faults: tuple[str, ...] = ()  # "plc-unreachable", "plc-frozen", "plc-registers", "plc-fifo-full"
+    reason: str = ""
 
 
 class PlcLink(Protocol):
@@ -68,10 +77,19 @@ class PlcLink(Protocol):
     While the FIFO is full or the PLC away, both wait, and the PLC passes nothing beyond the last limit that it has.
     """
 
-    def order(self, order: GateOrder) -> None: ...
+    def order(self, order: GateOrder) -> None:
+        """Kept until it is forgotten, for a PLC that loses its memory. Raises ValueError for one that cannot be."""
+        ...
 
-    def reach(self, counts: Sequence[int]) -> None:
-        """Pass limits by output, modulo COUNTS: what is before them was inspected, and its rejects were ordered."""
+    def reach(self, counts: Sequence[int | None]) -> None:
+        """Pass limits by output, modulo COUNTS: what is before them was inspected, and its rejects were ordered.
+
+        None is no limit: that output passes nothing.
+        """
+        ...
+
+    def forget(self, sequences: Iterable[int]) -> None:
+        """The windows of these orders have passed their gates, for good: a PLC need not be given them again."""
         ...
 
     def show(self, flags: Flags) -> None: ...
@@ -84,12 +102,14 @@ class PlcLink(Protocol):
 
     @property
     def pending(self) -> int:
-        """Orders given that are not in the FIFO yet."""
+        """Orders that are not in the FIFO yet, or not again after the PLC lost them."""
         ...
 
     @property
     def delivered(self) -> int:
-        """How many of the orders given are in the FIFO."""
+        """How many of the orders given have been in the FIFO; those given again to a restarted PLC count once."""
         ...
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Takes ready back where the PLC still answers; bounded by the timeouts, nothing is waited for."""
+        ...

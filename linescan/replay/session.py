@@ -18,6 +18,7 @@ from linescan.footage import Footage, FootageFrame
 from linescan.inspection import FinalBand, Finding, Footprint, Inspector
 from linescan.messages import Message, RollStart
 from linescan.models.runner import Runner
+from linescan.pixels import format_of
 from linescan.recipe import Setup, check_footage, self_check
 from linescan.replay.pictures import ResidualFile, WebPicture
 from linescan.replay.roll import RollResult, inspect_roll, stem_of
@@ -65,6 +66,9 @@ class Replay:
     def run(self, footage: Footage) -> list[RollResult]:
         """Inspects all of the footage; raises InspectionError where the self-check finds the model blind."""
         check_footage(self._setup, footage.columns, footage.channels)
+        flatfield = self._setup.flatfield
+        if flatfield is not None:
+            flatfield.check(footage.path, None, footage.columns, format_of(footage.channels, footage.bit_depth))
         self_check(self._setup, self._runner)
         results: list[RollResult] = []
         with ExitStack() as stack:
@@ -108,7 +112,7 @@ class Replay:
     def _roll(
         self, name: str, suffix: str, frames: Iterable[FootageFrame], footage: Footage, events: IO[bytes] | None
     ) -> RollResult:
-        settings, options = self._setup.settings, self._options
+        settings, options, flatfield = self._setup.settings, self._options, self._setup.flatfield
         first_column = settings.columns[0] if settings.columns else 0
         picture = residuals = None
         if options.output is not None:
@@ -130,10 +134,11 @@ class Replay:
 
         inspector = Inspector(
             settings,
-            Footprint(footage.columns, footage.bit_depth, footage.camera or options.camera, name),
+            Footprint(footage.columns, footage.bit_depth, footage.camera or options.camera, name, self._setup.geometry),
             self._runner,
             device=self._runner.device,
             calibration=self._setup.calibration,
+            flatfield=None if flatfield is None else flatfield.field(),
             on_band=on_band,
         )
         self._tell(self._start(inspector.footprint), events)

@@ -18,6 +18,7 @@ from linescan.messages import (
     Frame,
     Gap,
     GapCause,
+    Latched,
     Leaving,
     Origin,
     Registered,
@@ -33,10 +34,12 @@ from linescan.stages.line_numbers import LineNumbers, line_after_restart
 from linescan.stages.registration import Registration, boot_id
 from linescan.stages.retention import Item, Retention
 from linescan.transport import Network
+from linescan.web import Counter as EncoderCounter
 
 READS_A_TURN = 16  # before the worker and the publisher are served again
 IDLE_S, MOST_IDLE_S = 0.002, 0.01  # a wait between looks at the camera: a quarter of a frame's time, within these
 LATE_S = 2.0  # how long a line may have been on its way from the sensor to here
+LATCH_S = 0.1  # between looks at the count of the last sync pulse
 CHECK_S = 1.0  # how often a camera that delivers nothing is asked whether it is there
 
 
@@ -86,7 +89,9 @@ class Acquire:
         self._rejoins: Registered | None = None
         self._numbers = LineNumbers(settings.encoder)
         self._up_to = 0  # line after the last that is in the stream
-        self._heard_ns = self._reported_ns = clock_ns()
+        self._heard_ns = self._reported_ns = self._looked_ns = clock_ns()
+        self._latched: int | None = None
+        self._pulses = 0
         self._came_ns = 0  # when the last lines came
         self._state = "starting"
         self.lines = 0  # acquired since the start
@@ -168,7 +173,10 @@ class Acquire:
         if first > self._up_to:
             cause: GapCause = answer.left or "acquire-lost"
             self._add(Gap(self._name, self._roll, self._up_to, first - 1, cause, estimated))
-        self._numbers = LineNumbers(encoder, first, None if count is None else (count, first))
+        reference = None if count is None else (count, first)
+        if not estimated and origin is not None and origin.encoder_count is not None:
+            reference = origin.encoder_count, 0  # as before: a number is tied to its count for the whole roll
+        self._numbers = LineNumbers(encoder, first, reference)
         self._up_to = first
 
     def _now(self) -> Moment:
@@ -213,11 +221,23 @@ class Acquire:
         self._server.turn()
         self._publisher.turn()
         now = self._clock()
+        if now - self._looked_ns > LATCH_S * 1e9 and self._state == "acquiring":
+            self._looked_ns = now
+            self._look_at_latch()
         if now - self._reported_ns > self._status_s * 1e9:
             self._reported_ns = now
             status = self.status()
             self._publisher.report(status)
             self._metrics.status(status)
+
+    def _look_at_latch(self) -> None:
+        """Tells the publisher of a sync pulse; what stood there at the start may be older than this process."""
+        count = self._camera.latched()
+        if count is not None and count != self._latched:
+            if self._latched is not None:
+                self._pulses += 1
+                self._publisher.report(Latched(self._name, self._pulses, count))
+            self._latched = count
 
     def _take(self, lines: Lines) -> None:
         count = len(lines.pixels)
@@ -228,17 +248,22 @@ class Acquire:
             return
         if self._rejoins is not None:
             self._rejoin(self._rejoins, lines)
-        first, cause = self._numbers.place(lines)
+        first, again, cause = self._numbers.place(lines)
+        self.counters["lines_again"] += again
+        if again == count:
+            return
         if self._origin_owed:
             self._begin_roll(lines, first)
         if first > self._up_to:
             self._add(Gap(self._name, self._roll, self._up_to, first - 1, cause))
-        pixels = lines.pixels
+        encoder, encoder_count, pixels = self._settings.encoder, lines.encoder_count, lines.pixels[again:]
+        if again and encoder is not None and encoder_count is not None:  # lines come again only by their counts
+            encoder_count = EncoderCounter(encoder.bits).wrap(encoder_count + again * encoder.counts_per_line)
         frame = Frame(
-            self._name, 0, self._roll, first, count, pixels.shape[1], self._camera.pixel_format,
-            lines.encoder_count, lines.monotonic_ns, lines.utc_ns,
+            self._name, 0, self._roll, first, len(pixels), pixels.shape[1], self._camera.pixel_format,
+            encoder_count, lines.monotonic_ns, lines.utc_ns,
         )  # fmt: skip
-        self._up_to = first + count
+        self._up_to = first + len(pixels)
         self._add(frame, pixels.data.cast("B"))
 
     def _begin_roll(self, lines: Lines, first: int) -> None:
@@ -353,12 +378,18 @@ class Acquire:
             "lines": self.lines,
             "lines_outside_rolls": self.outside,
             "encoder_backward": self._numbers.backward,
+            "lines_behind": self._numbers.behind,
             "retained_bytes": self._retention.size,
+            "leased": int(server is not None and server.has_worker),
             **self.counters,
             **(server.counters if server else {}),
             **{f"dropped_{name}": count for name, count in self._frames.counters.items()},
         }
-        faults = () if server is None or server.has_worker or not self._retention.size else ("no-worker",)
+        faults: tuple[str, ...] = ()
+        if server is not None and not server.has_worker and self._retention.size:
+            faults += ("no-worker",)
+        if self._numbers.behind:  # what comes was inspected before: the web ran back, or the encoder was reset
+            faults += ("web-behind",)
         return Status("acquire", self._name, self._state, faults, counters, self._clock())
 
 

@@ -1,7 +1,9 @@
-"""What the worker inspects with: the recipe's setup, the model as it runs here, and one roll's Inspector at a time."""
+"""What the worker inspects with: a recipe's setup, the model as it runs here, and one roll's Inspector at a time."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import time
 from dataclasses import replace
 from typing import Any
@@ -9,6 +11,7 @@ from typing import Any
 import torch
 
 from linescan.errors import ConfigError, InspectionError
+from linescan.flatfield_file import flatfield_of
 from linescan.inspection import Footprint, Inspector
 from linescan.line import Line
 from linescan.messages import Progress, RollEnd, RollStart
@@ -23,24 +26,46 @@ class Engine:
     """The model, ready to run; `inspector()` makes what a roll is inspected with.
 
     Args:
-        stored: how the model ran before in the roll that goes on, from its RollStart; None where there is none.
+        recipe: its name; empty: the one that line.toml names.
+        stored: the settings of the roll that goes on or was before, as its RollStart has them: how the model ran,
+            what the camera sends; None where there is none.
 
-    Raises ConfigError, BundleError; InspectionError where the model does not see the defect of its reference patch.
+    Raises ConfigError, BundleError; FootageError where the camera sends something else than the model takes;
+    InspectionError where the model does not see the defect of its reference patch.
     """
 
-    def __init__(self, line: Line, camera: str, stored: dict[str, Any] | None) -> None:
-        recipe = line.file(line.settings.recipe)
-        self.setup: Setup = load_setup(recipe=recipe, pinned=True)
+    def __init__(self, line: Line, camera: str, recipe: str, stored: dict[str, Any] | None) -> None:
+        file = line.recipe_file(recipe or line.recipe)
+        self.setup: Setup = load_setup(
+            recipe=file, pinned=True, geometry=line.geometry(camera), flatfield=flatfield_of(line, camera)
+        )
         asked = line.settings.worker
         before = _stored_execution(stored)
-        width = line.camera(camera).features.get("Width")
-        a_row = patches_a_row(self.setup.settings, width) if isinstance(width, int) else None
+        columns, channels = _seen(stored)
+        width = columns or line.width(camera)
+        if width is not None:  # what the roll's start would refuse is better refused before
+            check_footage(self.setup, width, channels or self.setup.settings.channels)
+        a_row = None if width is None else patches_a_row(self.setup.settings, width)
         self.execution = before or choose_execution(
             self.setup.bundle, asked.device, asked.precision, asked.batch, asked.threads, a_row
         )
         self.runner = self._make_runner()
         self._checked = time.monotonic()
         self._check_s = asked.self_check_s
+
+    @property
+    def recipe(self) -> str:
+        """Its name."""
+        return self.setup.recipe
+
+    @property
+    def identity(self) -> bytes:
+        """Of two engines of one recipe: equal where they find the same."""
+        digest = hashlib.sha256(json.dumps(self.setup.pinned, sort_keys=True).encode())
+        calibration = self.setup.calibration
+        if calibration is not None:
+            digest.update(calibration.mean.tobytes() + calibration.deviation.tobytes())
+        return digest.digest()
 
     def _make_runner(self) -> Runner:
         while True:
@@ -68,8 +93,11 @@ class Engine:
 
         Raises ConfigError where the roll was begun with other settings, FootageError where the model cannot take it.
         """
-        footprint = _footprint(start)
+        footprint = replace(_footprint(start), geometry=self.setup.geometry)
         check_footage(self.setup, footprint.columns, FORMATS[start.settings["pixel_format"]].channels)
+        stored = self.setup.flatfield
+        if stored is not None:
+            stored.check(f"camera {start.camera}", None, footprint.columns, start.settings["pixel_format"])
         try:
             return Inspector(
                 self.setup.settings,
@@ -77,12 +105,13 @@ class Engine:
                 self.runner,
                 device=self.runner.device,
                 calibration=self.setup.calibration,
+                flatfield=None if stored is None else stored.field(),
                 snapshot=progress.snapshot if progress else None,
             )
         except InspectionError as error:
             raise ConfigError(
-                f"roll {start.roll}, which runs, cannot go on: {error}; put the recipe back as it was, or end the "
-                "roll (`linescan roll end`)"
+                f"roll {start.roll}, which runs, cannot go on: {error}; put recipe and flat-field back as they "
+                "were, or end the roll (`linescan roll end`)"
             ) from error
 
     def announced(self, start: RollStart) -> RollStart:
@@ -127,6 +156,13 @@ def _footprint(start: RollStart) -> Footprint:
     if not isinstance(columns, int) or pixel_format not in FORMATS:
         raise InspectionError(f"roll {start.roll} was announced without its columns and pixel format")
     return Footprint(columns, FORMATS[pixel_format].bits, start.camera, start.roll)
+
+
+def _seen(stored: dict[str, Any] | None) -> tuple[int | None, int | None]:
+    """Columns and channels that the camera sends, as far as a roll's start has told."""
+    columns, pixel_format = (stored or {}).get("columns"), (stored or {}).get("pixel_format")
+    channels = FORMATS[pixel_format].channels if pixel_format in FORMATS else None
+    return columns if isinstance(columns, int) else None, channels
 
 
 def _stored_execution(stored: dict[str, Any] | None) -> Execution | None:

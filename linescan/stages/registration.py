@@ -8,6 +8,7 @@ from pathlib import Path
 
 from linescan.messages import (
     Kept,
+    Latched,
     Leaving,
     Message,
     Origin,
@@ -60,8 +61,9 @@ class Registration:
         if roll:
             self._owe("end", RollCommand("end", roll, ""))
 
-    def report(self, status: Status) -> None:
-        self._link.send(status)
+    def report(self, message: Status | Latched) -> None:
+        """Told once; what is lost comes again, or is too old to be of use."""
+        self._link.send(message)
 
     def turn(self) -> None:
         """Takes what came; repeats what is owed."""

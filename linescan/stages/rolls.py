@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from linescan.errors import ConfigError
-from linescan.journal import Journal
+from linescan.journal import Journal, RunningRoll
 from linescan.messages import Refused, Register, Registered, RollCommand, RollState
 from linescan.stages.frame_server import GENERATION_BITS
 from linescan.stages.ledger import Ledger
@@ -15,7 +15,7 @@ class Rolls:
     """Owner of the rolls; every change is in the journal before it is told.
 
     Args:
-        recipe: name of the recipe that new rolls get.
+        recipe: name of the recipe of rolls that are given none.
         begins: whether a roll begins by itself when an acquire registers, until an operator has ended one.
 
     Every method may raise JournalFullError, and then has changed nothing.
@@ -27,8 +27,16 @@ class Rolls:
     @property
     def wanted(self) -> RollCommand:
         """What acquires are to do: run that roll, or none."""
-        running = self._journal.running_roll()
+        running = self.running
         return RollCommand("start", running.name, running.recipe) if running else RollCommand("end", "", "")
+
+    @property
+    def running(self) -> RunningRoll | None:
+        return self._journal.running_roll()
+
+    def recipe_of(self, command: RollCommand) -> str:
+        """The recipe of a roll that is started so."""
+        return command.recipe or self._recipe
 
     def register(self, register: Register, ledger: Ledger) -> Registered | Refused:
         """An acquire has begun: which roll it is to go on with, and what is known of it."""
@@ -45,11 +53,11 @@ class Rolls:
 
     def command(self, command: RollCommand, ledgers: Mapping[str, Ledger]) -> RollState | Refused:
         """What an operator asks for, and how things stand then."""
-        running = self._journal.running_roll()
+        running = self.running
         try:
             if command.action == "start":
                 self._journal.start_roll(
-                    command.roll or None, self._recipe, instead_of=running.name if running else None
+                    command.roll or None, self.recipe_of(command), instead_of=running.name if running else None
                 )
             elif command.action == "end":
                 if running is None:
@@ -62,7 +70,7 @@ class Rolls:
 
     def _begin_replay(self, register: Register) -> str:
         """Starts the replay's roll; why not, where it may not."""
-        running = self._journal.running_roll()
+        running = self.running
         if running is None:
             self._journal.start_roll(register.replay, self._recipe, replayed=True)
         elif running.name != register.replay:
@@ -70,7 +78,7 @@ class Rolls:
         return ""
 
     def _begin_live(self) -> str:
-        running = self._journal.running_roll()
+        running = self.running
         if running is not None and running.replayed:
             return f"a replay runs ({running.name})"
         if running is None and self._begins:
@@ -78,7 +86,7 @@ class Rolls:
         return ""
 
     def _registered(self, ledger: Ledger) -> Registered:
-        running = self._journal.running_roll()
+        running = self.running
         roll = running.name if running else ""
         here = ledger.roll == roll and not ledger.ended
         owed = ledger.roll if ledger.roll_start is not None and not ledger.ended and not here else ""
@@ -103,7 +111,7 @@ class Rolls:
         )
 
     def _state(self, ledgers: Mapping[str, Ledger]) -> RollState:
-        running = self._journal.running_roll()
+        running = self.running
         roll, recipe = (running.name, running.recipe) if running else ("", "")
         reached = tuple(one.inspected_up_to if one.roll == roll else 0 for one in ledgers.values())
         return RollState(roll, recipe, tuple(ledgers), reached)

@@ -22,6 +22,8 @@ from linescan.messages import (
     Grant,
     Hello,
     Message,
+    Prepare,
+    Prepared,
     Refused,
     Resume,
     Resumed,
@@ -35,6 +37,7 @@ from linescan.messages import (
 from linescan.metrics import NO_METRICS, Meter
 from linescan.pixels import FORMATS, pixels_of
 from linescan.stages.engine import Engine, OutOfMemory, end_of, progress_of
+from linescan.stages.next_engine import Aside, MakeEngine, NextEngine, in_thread
 from linescan.stages.outbox import Outbox, credit_of
 from linescan.transport import Network, Received, Sent
 
@@ -55,7 +58,9 @@ class Worker:
     """One camera's inspection: `turn()` again and again, from one thread.
 
     Args:
-        make_engine: from the settings of the roll that goes on (None: none does); called once.
+        make_engine: of a recipe (empty: the one that line.toml names) from the settings of the roll that goes on or
+            was before (None: none); also called aside.
+        aside: runs a function beside this loop: the next recipe is loaded while this one inspects.
         alive: called whenever something was done, also within a long frame.
     """
 
@@ -64,22 +69,26 @@ class Worker:
         line: Line,
         camera: str,
         network: Network,
-        make_engine: Callable[[dict[str, Any] | None], Engine],
+        make_engine: MakeEngine,
         *,
         name: str = "worker",
         clock_ns: Callable[[], int] = time.monotonic_ns,
         metrics: Meter = NO_METRICS,
         alive: Callable[[], object] = lambda: None,
+        aside: Aside = in_thread,
     ) -> None:
         self._alive = alive
         self._camera, self._name, self._network, self._clock = camera, name, network, clock_ns
         self._make_engine, self._metrics = make_engine, metrics
         self._transport, self._status_s = line.settings.transport, line.settings.status_s
+        self._brightness_drift = line.camera(camera).brightness_drift
         self._acquire = network.client(line.frames_endpoint(camera))
         self._publisher = network.client(line.stages_endpoint)
         self._links = (self._acquire, self._publisher)
         self._outbox = Outbox(self._publisher, camera, line.settings.worker.outbox, clock_ns)
         self._engine: Engine | None = None
+        self._next = NextEngine(make_engine, aside)
+        self._seen: dict[str, Any] = {}  # settings of the last roll's start: what the camera sends
         self._state = State.ASKING
         self._asked_ns = self._renewed_ns = self._reported_ns = -(1 << 62)
         self._refused_since_ns: int | None = None
@@ -152,13 +161,15 @@ class Worker:
                     self._start_over("journal_behind")
             elif isinstance(message, Resumed):
                 self._take_resumed(message)
+            elif isinstance(message, Prepare):
+                self._prepare(message)
             elif isinstance(message, Refused) and self._state in (State.RUNNING, State.RESUMING):
                 self._start_over("shut_out")
 
     def _take_resumed(self, resumed: Resumed) -> None:
         if self._state is State.ASKING and resumed.epoch is None:
-            goes_on = resumed.roll is not None and not resumed.ended
-            self._engine = self._make_engine(resumed.roll.settings if resumed.roll and goes_on else None)
+            start = None if resumed.ended else resumed.roll
+            self._engine = self._make_engine(start.recipe if start else "", start.settings if start else None)
             self._enter(State.WAITING)
         elif self._state is State.RESUMING and resumed.epoch == self._epoch:
             self._outbox.begin(self._epoch, _journaled(resumed, self._epoch))
@@ -166,6 +177,40 @@ class Worker:
             self._owed_credits = self._transport.credits
             self._enter(State.RUNNING)
             self._restore(resumed)
+
+    # ------------------------------------------------------------------------------------------ recipes
+
+    def _engine_of(self, start: RollStart) -> Engine:
+        """The engine for that roll; where it is another recipe's and was not prepared, made here and now."""
+        engine = self._made_engine()
+        if start.recipe in ("", engine.recipe):
+            return engine
+        prepared = self._next.take(start.recipe)
+        return prepared or self._make_engine(start.recipe, self._like(engine, start.settings))
+
+    def _prepare(self, prepare: Prepare) -> None:
+        """Has the next recipe made, and says so when it is."""
+        present = self._engine
+        if present is None:
+            return
+        self._next.ask(prepare, self._like(present, self._seen))
+        made = self._next.made(prepare.number)
+        if made is None or not prepare.recipe:
+            return
+        engine, reason = made
+        going_on = self._inspector is not None or not self._outbox.empty
+        if engine is not None and engine.recipe == present.recipe and going_on and engine.identity != present.identity:
+            # a worker that takes over in the last lines of the roll could not read their recipe any more
+            reason = (
+                f"recipe {engine.recipe} was changed since it was loaded, and a roll runs with it; end that roll "
+                "first, or give the changed recipe another name"
+            )
+        self._publisher.send(Prepared(self._camera, prepare.recipe, prepare.number, reason))
+
+    @staticmethod
+    def _like(engine: Engine, settings: dict[str, Any]) -> dict[str, Any]:
+        """A roll's settings with the way in which this engine runs: measuring beside an inspection would mislead."""
+        return {**settings, "execution": engine.execution.as_dict()}
 
     # ------------------------------------------------------------------------------------------ the frames' stream
 
@@ -238,15 +283,18 @@ class Worker:
         assert self._engine is not None
         if self._inspector is not None and self._inspector.footprint.roll == start.roll:
             return
-        self._inspector = self._engine.inspector(start, None)
-        self._outbox.put(self._engine.announced(start))
+        engine = self._next.take(start.recipe) or self._engine_of(start)
+        self._engine, self._seen = engine, start.settings
+        self._inspector = engine.inspector(start, None)
+        self._outbox.put(engine.announced(start))
 
     def _restore(self, resumed: Resumed) -> None:
         """Takes the roll up where the journal has it."""
         start = resumed.roll
         if start is None or resumed.ended:
             return
-        engine = self._made_engine()
+        self._engine = engine = self._engine_of(start)
+        self._seen = start.settings
         self._inspector = engine.inspector(start, resumed.progress)
         announced = engine.announced(start)
         if announced.settings["execution"] != start.settings.get("execution"):
@@ -350,7 +398,15 @@ class Worker:
             **self._outbox.counters,
             **{f"dropped_{name}": count for name, count in self._acquire.counters.items()},
         }
-        return Status("worker", self._camera, self._state.value, (), counters, self._clock())
+        faults: tuple[str, ...] = ()
+        inspector = self._inspector
+        if inspector is not None and inspector.brightness is not None:
+            counters["brightness_permille"] = round(1000 * inspector.brightness)
+            field = inspector.flatfield
+            if field is not None:
+                counters["brightness_wanted_permille"] = round(1000 * field.level)
+                faults = ("brightness-drift",) if field.drifted(inspector.brightness, self._brightness_drift) else ()
+        return Status("worker", self._camera, self._state.value, faults, counters, self._clock())
 
 
 def _journaled(resumed: Resumed, epoch: int) -> Credit | None:

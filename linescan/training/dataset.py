@@ -12,9 +12,12 @@ from torch import Tensor
 
 from linescan.config import ImageBand
 from linescan.errors import FootageError
+from linescan.flatfield_file import StoredFlatField
 from linescan.footage import FootageFrame, open_footage
+from linescan.inspection.flatfield import FlatField
 from linescan.inspection.gate import LineStatistics, line_statistics
 from linescan.inspection.lines import Pixels, area_average, channels_first, to_unit
+from linescan.pixels import format_of
 
 ENOUGH_IMAGES = 10  # with so many images or more, whole ones are held out
 HELD_OUT_EVERY = 6  # … every sixth
@@ -36,14 +39,26 @@ class GoodImages:
     band: ImageBand
 
 
-def load_good_images(paths: Sequence[str], columns: tuple[int, int] | None, scale: int, patch_size: int) -> GoodImages:
-    """Reads good footage, each image for itself; raises FootageError where one cannot be read or is under a patch."""
+def load_good_images(
+    paths: Sequence[str],
+    columns: tuple[int, int] | None,
+    scale: int,
+    patch_size: int,
+    flatfield: StoredFlatField | None = None,
+) -> GoodImages:
+    """Reads good footage, each image for itself, corrected where there is a flat-field.
+
+    Raises FootageError where an image cannot be read or is under a patch, ConfigError for another camera's flat-field.
+    """
     digest = hashlib.sha256()
     images: list[Pixels] = []
     statistics: list[LineStatistics] = []
     with open_footage(list(paths)) as footage:
+        if flatfield is not None:
+            flatfield.check(footage.path, None, footage.columns, format_of(footage.channels, footage.bit_depth))
+        field = None if flatfield is None else flatfield.field()
         for frame in footage:
-            pixels = _usable(frame, columns, scale, patch_size)
+            pixels = _usable(frame, columns, scale, patch_size, field)
             digest.update(f"{Path(frame.name).name} {pixels.shape} {pixels.dtype}".encode())
             digest.update(pixels.tobytes())
             statistics.append(line_statistics(channels_first(pixels), frame.bit_depth))
@@ -64,10 +79,12 @@ def load_good_images(paths: Sequence[str], columns: tuple[int, int] | None, scal
     )
 
 
-def _usable(frame: FootageFrame, columns: tuple[int, int] | None, scale: int, patch_size: int) -> Pixels:
+def _usable(
+    frame: FootageFrame, columns: tuple[int, int] | None, scale: int, patch_size: int, field: FlatField | None
+) -> Pixels:
     if frame.pixels is None:
         raise FootageError(f"{frame.name} {frame.error}: it cannot be trained on")
-    pixels = frame.pixels
+    pixels = frame.pixels if field is None else field.correct(frame.pixels)
     if columns is not None:
         if not 0 <= columns[0] < columns[1] <= pixels.shape[1]:
             raise FootageError(f"{frame.name} has {pixels.shape[1]} columns, {columns[0]}:{columns[1]} were asked for")

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
-from linescan.config import Method, SsimSettings
+from linescan.config import Method, SsimSettings, TrainingSettings
+from linescan.errors import ConfigError
 from linescan.inspection.ssim import similarity, window_mean_reflected
+from linescan.models.autoencoder import Model, VariationalAutoencoder
 
 
 def reconstruction_loss(method: Method, patches: Tensor, reconstruction: Tensor, ssim: SsimSettings) -> Tensor:
-    """1 − SSIM at every pixel (§3.2), or eq. 2 divided by the number of pixels; float32 scalar.
+    """1 − SSIM at every pixel (§3.2), or for the other methods eq. 2 divided by the number of pixels; float32 scalar.
 
     The windows reach over the patch's border by reflection, as at the border of the web: without them the border
     pixels count less, and the web's edges reconstruct twice as badly as its middle (docs/decisions/003).
@@ -17,3 +20,61 @@ def reconstruction_loss(method: Method, patches: Tensor, reconstruction: Tensor,
     if method == "ssim":
         return 1 - similarity(patches, reconstruction, ssim, window_mean_reflected).mean()
     return ((patches - reconstruction) ** 2).mean()
+
+
+def divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
+    """KL divergence of normal distributions from the unit normal (Kingma & Welling 2014), in nats, summed over d: N."""
+    return 0.5 * (mean**2 + log_variance.exp() - 1 - log_variance).flatten(1).sum(1)
+
+
+class Objective:
+    """The loss of one method as a function of the model, and the same steps on every device.
+
+    Sums over pixels, latent dimensions and features are divided by the pixels of a patch, which keeps the proportions
+    of the paper's sums and makes losses of several patch sizes comparable.
+
+    Args:
+        settings: method, λ, SSIM and precision.
+        features: F of eq. 3, N×C×P×P → N×f; needed by method fm alone.
+    """
+
+    def __init__(self, settings: TrainingSettings, device: torch.device, features: nn.Module | None = None) -> None:
+        if (settings.method == "fm") != (features is not None):
+            raise ConfigError(f"method {settings.method}: a feature extractor is needed by method fm, and by it alone")
+        self._settings = settings
+        self._device = device
+        self._features = None if features is None else features.to(device).eval().requires_grad_(False)
+
+    def __call__(self, model: Model, patches: Tensor, generator: torch.Generator) -> Tensor:
+        """Float32 scalar of N×C×P×P patches; a VAE draws one latent sample a patch from the generator."""
+        settings, pixels = self._settings, patches[0].numel()
+        if isinstance(model, VariationalAutoencoder):
+            with self._half():
+                mean, log_variance = model.encode(patches.contiguous(memory_format=torch.channels_last))
+            latent = mean + torch.exp(0.5 * log_variance) * _normal(mean, generator)
+            with self._half():
+                reconstruction = model.decode(latent)
+            squared = reconstruction_loss("vae", patches, reconstruction.float(), settings.ssim)
+            return squared + settings.kl_weight * divergence(mean, log_variance).mean() / pixels
+        reconstruction = self.reconstruct(model, patches)
+        loss = reconstruction_loss(settings.method, patches, reconstruction, settings.ssim)
+        if self._features is None:
+            return loss
+        with self._half():
+            wanted, found = self._features(patches), self._features(reconstruction)
+        distance = ((wanted.float() - found.float()) ** 2).sum(1).mean()
+        matched: Tensor = loss + settings.feature_weight * distance / pixels
+        return matched
+
+    def reconstruct(self, model: Model, patches: Tensor) -> Tensor:
+        """The model's reconstructions as in inspection, float32 N×C×P×P; of a VAE the mean of its samples."""
+        with self._half():
+            reconstruction: Tensor = model(patches.contiguous(memory_format=torch.channels_last))
+        return reconstruction.float().contiguous()
+
+    def _half(self) -> torch.autocast:
+        return torch.autocast(self._device.type, torch.bfloat16, enabled=self._settings.precision == "bfloat16")
+
+
+def _normal(like: Tensor, generator: torch.Generator) -> Tensor:
+    return torch.randn(like.shape, generator=generator, device=like.device)

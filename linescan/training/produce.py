@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from linescan import __version__
-from linescan.config import Blend, InspectionSettings
+from linescan.config import Blend, InspectionSettings, VaeSettings
 from linescan.errors import TrainingError
 from linescan.files import write_atomically
 from linescan.inspection.reference import finds_reference_defect
@@ -142,6 +142,7 @@ def _metadata(trainer: Trainer, images: GoodImages, use: Recommendation, terms: 
         blend=use.blend,
         smoothing_sigma=use.smoothing_sigma or 0.0,
         ssim=settings.ssim,
+        vae=_vae(trainer),
         band=images.band,
         columns=settings.columns,
         reference=Reference(first_line=0, last_line=0, first_column=0, last_column=0),
@@ -153,10 +154,17 @@ def _metadata(trainer: Trainer, images: GoodImages, use: Recommendation, terms: 
             "validation_loss": last.validation_loss,
             "correlation": last.correlation,
             "contrast": last.contrast,
+            "latent_used": last.latent_used,
         },
         terms=terms,
         version=__version__,
     )
+
+
+def _vae(trainer: Trainer) -> VaeSettings | None:
+    if trainer.settings.method != "vae":
+        return None
+    return VaeSettings(samples=trainer.settings.samples, noise_variance=trainer.noise_variance())
 
 
 def _reference(

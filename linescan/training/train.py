@@ -4,30 +4,36 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from linescan.config import TrainingSettings
 from linescan.errors import InputError, TrainingError
 from linescan.files import atomic_file
-from linescan.models.autoencoder import Autoencoder, initialise
+from linescan.models.autoencoder import Model, VariationalAutoencoder, initialise, model_for
+from linescan.training.agreement import agreement
+from linescan.training.augmentation import augment
 from linescan.training.dataset import GoodImages, PatchSampler
-from linescan.training.losses import reconstruction_loss
+from linescan.training.losses import Objective
 
 VALIDATION_PATCHES = 256
 DEAD_START_STEPS = 600  # a start that reconstructs nothing after so many steps will not move (docs/decisions/002)
 DEAD_CORRELATION = 0.1
+COLLAPSED_VARIATION = 0.02  # of the web's: the reconstruction is the same, whatever goes in
+LOSSES_TOGETHER = 32  # steps whose losses are read at once from a GPU, which stands still for it
+MIN_NOISE_VARIANCE = 1e-6  # under the noise of 8-bit grey, 1/12 of a grey level squared
+OnStep = Callable[[int, int, float], None]
 
 
 @dataclass(frozen=True)
 class Epoch:
-    """What one epoch showed; the last three compare the reconstructions of held-out patches with these.
+    """What one epoch showed; all but the losses compare the reconstructions of held-out patches with these.
 
-    `correlation` is the patches' mean one, `contrast` and `brightness` are shares of the web's.
+    The names are those of `Agreement`.
     """
 
     number: int
@@ -36,6 +42,8 @@ class Epoch:
     correlation: float
     contrast: float
     brightness: float = 1.0
+    variation: float | None = None
+    latent_used: float = 0.0
 
 
 class Trainer:
@@ -45,23 +53,31 @@ class Trainer:
         images: from `load_good_images`, scaled.
         settings: what to train; the seed decides places, order and initial weights.
         checkpoint: file written after each epoch, atomically, and resumed from where it exists; None for neither.
+        features: of method fm, from `load_features`.
     """
 
     def __init__(
-        self, images: GoodImages, settings: TrainingSettings, device: torch.device, checkpoint: Path | None = None
+        self,
+        images: GoodImages,
+        settings: TrainingSettings,
+        device: torch.device,
+        checkpoint: Path | None = None,
+        features: nn.Module | None = None,
     ) -> None:
         self.settings = settings
         self.device = device
         self.checkpoint = checkpoint
         self.history: list[Epoch] = []
+        self.losses_together = 1 if device.type == "cpu" else LOSSES_TOGETHER
+        self._objective = Objective(settings, device, features)
         self._fingerprint = images.fingerprint
         generator = torch.Generator().manual_seed(settings.seed)
         self._sampler = PatchSampler(images.training, settings.patch_size, device)
-        self._places = self._sampler.draw(settings.patches, generator)
+        self._places = self._sampler.draw(settings.patches, generator).to(device)
         held_out = PatchSampler(images.held_out, settings.patch_size, device)
         self._validation = held_out.cut(held_out.draw(VALIDATION_PATCHES, generator))
         mean_grey = float(torch.cat([image.flatten() for image in images.training]).mean())
-        self.model = Autoencoder(settings.latent_dim, self._sampler.channels, settings.patch_size)
+        self.model: Model = model_for(settings, self._sampler.channels)
         initialise(self.model, mean_grey, generator)
         self.model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._optimiser = torch.optim.Adam(
@@ -70,9 +86,7 @@ class Trainer:
         if checkpoint is not None and checkpoint.exists():
             self._resume(checkpoint)
 
-    def fit(
-        self, on_step: Callable[[int, int, float], None] | None = None, on_epoch: Callable[[Epoch], None] | None = None
-    ) -> None:
+    def fit(self, on_step: OnStep | None = None, on_epoch: Callable[[Epoch], None] | None = None) -> None:
         """Trains up to the settings' epochs; raises TrainingError where the run cannot lead anywhere."""
         for number in range(len(self.history) + 1, self.settings.epochs + 1):
             loss = self._train_epoch(number, on_step)
@@ -84,36 +98,41 @@ class Trainer:
             if on_epoch is not None:
                 on_epoch(epoch)
 
-    def _train_epoch(self, number: int, on_step: Callable[[int, int, float], None] | None) -> float:
+    def noise_variance(self) -> float:
+        """Variance of held-out pixels about single samples of a VAE, the estimate of greatest likelihood for σ₀²."""
+        assert isinstance(self.model, VariationalAutoencoder)
+        self.model.eval()
+        squares = 0.0
+        with torch.inference_mode():
+            for part in torch.split(self._validation, 64):
+                mean, variance = self.model.moments(part.contiguous(memory_format=torch.channels_last)).chunk(2, 1)
+                squares += float(((part - mean) ** 2 + variance).sum())
+        return max(squares / self._validation.numel(), MIN_NOISE_VARIANCE)
+
+    def _train_epoch(self, number: int, on_step: OnStep | None) -> float:
         # one generator an epoch, so that a resumed run continues in the order of an unbroken one
-        generator = torch.Generator().manual_seed(self.settings.seed * 1_000_003 + number)
-        order = torch.randperm(len(self._places), generator=generator)
+        generator, chance = self._generators(number)
+        order = torch.randperm(len(self._places), generator=generator).to(self.device)
         batches = torch.split(order, self.settings.batch)
-        total = 0.0
+        losses = _Losses(number, len(batches), self.losses_together, on_step)
         self.model.train()
         for step, chosen in enumerate(batches):
             self._set_learning_rate((number - 1) * len(batches) + step, self.settings.epochs * len(batches))
-            patches = augment(self._sampler.cut(self._places[chosen]), self.settings.augment, generator)
-            loss = self._loss(patches, self._reconstruct(patches))
-            value = float(loss.detach())
-            if not math.isfinite(value):
-                raise TrainingError(_diverged(f"the loss is {value} in epoch {number}, step {step + 1}", number))
+            patches = augment(self._sampler.cut(self._places[chosen]), self.settings.augment, chance)
+            loss = self._objective(self.model, patches, chance)
+            losses.add(loss.detach())
             self._optimiser.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             self._optimiser.step()
-            total += value * len(chosen)
-            if on_step is not None:
-                on_step(step + 1, len(batches), value)
-        return total / len(self._places)
+        return losses.mean([len(chosen) for chosen in batches])
 
-    def _reconstruct(self, patches: Tensor) -> Tensor:
-        half = self.settings.precision == "bfloat16"
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=half):
-            reconstruction: Tensor = self.model(patches.to(memory_format=torch.channels_last))
-        return reconstruction.float().contiguous()
-
-    def _loss(self, patches: Tensor, reconstruction: Tensor) -> Tensor:
-        return reconstruction_loss(self.settings.method, patches, reconstruction, self.settings.ssim)
+    def _generators(self, number: int) -> tuple[torch.Generator, torch.Generator]:
+        """Of the order of the patches, the same on every device, and of what is drawn on the device."""
+        seed = self.settings.seed * 1_000_003 + number
+        generator = torch.Generator().manual_seed(seed)
+        if self.device.type == "cpu":
+            return generator, generator
+        return generator, torch.Generator(self.device).manual_seed(seed)
 
     def _set_learning_rate(self, step: int, steps: int) -> None:
         factor = 1.0 if self.settings.schedule == "constant" else 0.5 * (1 + math.cos(math.pi * step / steps))
@@ -122,15 +141,20 @@ class Trainer:
 
     def _validate(self, number: int, loss: float) -> Epoch:
         self.model.eval()
+        _, chance = self._generators(0)  # the same sample of a VAE in every epoch
+        parts = torch.split(self._validation, 64)
         with torch.inference_mode():
-            reconstruction = torch.cat([self._reconstruct(part) for part in torch.split(self._validation, 64)])
-            validation_loss = float(self._loss(self._validation, reconstruction))
-        return Epoch(number, loss, validation_loss, *_agreement(self._validation, reconstruction))
+            losses = [float(self._objective(self.model, part, chance)) * len(part) for part in parts]
+            reconstruction = torch.cat([self._objective.reconstruct(self.model, part) for part in parts])
+            codes = torch.cat([self.model.codes(part) for part in parts])
+            seen = agreement(self.model, self._validation, reconstruction, codes)
+        return Epoch(number, loss, sum(losses) / len(self._validation), **vars(seen))
 
     def _refuse_bad_optimum(self, epoch: Epoch) -> None:
         if not math.isfinite(epoch.validation_loss + epoch.correlation):
             raise TrainingError(_diverged(f"the held-out loss is {epoch.validation_loss}", epoch.number))
         steps = epoch.number * math.ceil(len(self._places) / self.settings.batch)
+        self._refuse_collapse(epoch, steps)
         # early on the correlation may be negative by chance; in the optimum the mean is negative too (decisions/002)
         if epoch.correlation < -DEAD_CORRELATION and epoch.brightness < 0:
             raise TrainingError(
@@ -142,6 +166,22 @@ class Trainer:
             raise TrainingError(
                 f"epoch {epoch.number}: after {steps} steps the reconstruction still has nothing of the web "
                 f"(correlation {epoch.correlation:.2f}, contrast {epoch.contrast:.2f} of the web's): a dead start. "
+                "Train again with another --seed, or a larger --learning-rate or --latent"
+            )
+
+    def _refuse_collapse(self, epoch: Epoch, steps: int) -> None:
+        if steps < DEAD_START_STEPS or epoch.variation is None:
+            return
+        if self.settings.method == "vae" and not epoch.latent_used:
+            raise TrainingError(
+                f"epoch {epoch.number}: the latent dimension has collapsed: after {steps} steps none of its "
+                f"{self.settings.latent_dim} dimensions tells one patch from another, the posterior is the prior. "
+                "Train again with a smaller --kl-weight or a larger --learning-rate"
+            )
+        if epoch.correlation >= DEAD_CORRELATION and epoch.variation < COLLAPSED_VARIATION:
+            raise TrainingError(
+                f"epoch {epoch.number}: the latent dimension has collapsed: after {steps} steps the reconstruction is "
+                f"the same whatever goes in (its patches differ by {epoch.variation:.2%} of what the web's do). "
                 "Train again with another --seed, or a larger --learning-rate or --latent"
             )
 
@@ -179,36 +219,49 @@ class Trainer:
     def _differing(self, state: dict[str, Any]) -> list[str]:
         """What the checkpoint's run was asked for otherwise; a run of constant learning rate may be made longer."""
         asked = self.settings.model_dump(mode="json")
-        found = {"epochs": asked["epochs"], **state["settings"]}
+        usual = TrainingSettings().model_dump(mode="json")  # of what an older checkpoint does not say
+        found = {**usual, "epochs": asked["epochs"], **state["settings"]}
         if self.settings.schedule == "constant":
             found["epochs"] = asked["epochs"]
         differing = [key for key in asked if found.get(key) != asked[key]]
         return differing if state["fingerprint"] == self._fingerprint else [*differing, "the images"]
 
 
+@dataclass
+class _Losses:
+    """The losses of an epoch, kept on the device and read so many together; raises TrainingError at one that is none.
+
+    On a GPU the steps run ahead of Python: reading each loss would have it wait for Python and Python for it.
+    """
+
+    epoch: int
+    steps: int
+    together: int
+    on_step: OnStep | None
+    values: list[float] = field(default_factory=list)
+    unread: list[Tensor] = field(default_factory=list)
+
+    def add(self, loss: Tensor) -> None:
+        self.unread.append(loss)
+        if len(self.unread) == self.together or len(self.values) + len(self.unread) == self.steps:
+            self._read()
+
+    def mean(self, sizes: list[int]) -> float:
+        """Over the patches of batches of these sizes."""
+        return sum(value * size for value, size in zip(self.values, sizes, strict=True)) / sum(sizes)
+
+    def _read(self) -> None:
+        losses: list[float] = torch.stack(self.unread).tolist()
+        self.unread.clear()
+        for value in losses:
+            self.values.append(value)
+            if not math.isfinite(value):
+                where = f"the loss is {value} in epoch {self.epoch}, step {len(self.values)}"
+                raise TrainingError(_diverged(where, self.epoch))
+            if self.on_step is not None:
+                self.on_step(len(self.values), self.steps, value)
+
+
 def _diverged(what: str, number: int) -> str:
     kept = f"the checkpoint holds epoch {number - 1}" if number > 1 else "nothing was kept of it"
     return f"{what}: training diverged; {kept}. Try a smaller --learning-rate or --precision float32"
-
-
-def augment(patches: Tensor, kinds: tuple[str, ...], generator: torch.Generator) -> Tensor:
-    """N×C×P×P patches flipped or brightened at random, by the kinds asked for."""
-    for kind, dim in (("flip-lines", -2), ("flip-columns", -1)):
-        if kind in kinds:
-            chosen = (torch.rand(len(patches), 1, 1, 1, generator=generator) < 0.5).to(patches.device)
-            patches = torch.where(chosen, patches.flip(dim), patches)
-    if "brightness" in kinds:
-        gain = 0.9 + 0.2 * torch.rand(len(patches), 1, 1, 1, generator=generator)
-        patches = (patches * gain.to(patches.device)).clamp(0, 1)
-    return patches
-
-
-def _agreement(patches: Tensor, reconstruction: Tensor) -> tuple[float, float, float]:
-    """Mean correlation of patches with their reconstructions, and these' shares of their contrast and mean grey."""
-    x = patches.flatten(1) - patches.flatten(1).mean(1, keepdim=True)
-    y = reconstruction.flatten(1) - reconstruction.flatten(1).mean(1, keepdim=True)
-    norm_x, norm_y = x.norm(dim=1), y.norm(dim=1)
-    correlation = (x * y).sum(1) / (norm_x * norm_y).clamp_min(1e-12)
-    contrast = norm_y / norm_x.clamp_min(1e-12)
-    brightness = reconstruction.mean() / patches.mean().clamp_min(1e-12)
-    return float(correlation.mean()), float(contrast.mean()), float(brightness)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import stat
 from dataclasses import dataclass
 from pathlib import Path
 
 import zmq.auth
 
 from linescan.errors import ConfigError
-from linescan.files import make_folder
+from linescan.files import find_secret, make_folder
 
 ALLOWED = "allowed"
 
@@ -62,15 +61,7 @@ def _required(folder: Path, name: str) -> Path:
 
 
 def _secret(folder: Path, name: str) -> Path | None:
-    # systemd lets the service in by an access list, which shows as rights of the group
-    places = ((os.environ.get("CREDENTIALS_DIRECTORY"), 0o007), (str(folder), 0o077))
-    for place, others in places:
-        path = Path(place or "") / f"{name}.key_secret"
-        if place and path.exists():
-            if stat.S_IMODE(path.stat().st_mode) & others:
-                raise ConfigError(f"{path}: a secret key that others may read (mode 0600 expected)")
-            return path
-    return None
+    return find_secret(folder / f"{name}.key_secret")
 
 
 def _load(path: Path) -> tuple[bytes, bytes | None]:

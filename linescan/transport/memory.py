@@ -21,7 +21,7 @@ class MemoryNetwork:
         self.subscriptions: defaultdict[str, list[MemorySubscription]] = defaultdict(list)
         self._names = count(1)
 
-    def server(self, endpoint: str) -> MemoryServer:
+    def server(self, endpoint: str, group: str = "") -> MemoryServer:
         assert endpoint not in self.servers, f"{endpoint} is served already"
         self.servers[endpoint] = MemoryServer(self, endpoint)
         return self.servers[endpoint]

@@ -74,7 +74,9 @@ class Subscription(Link, Protocol):
 class Network(Protocol):
     """Makes the ends, and waits on them."""
 
-    def server(self, endpoint: str) -> Server: ...
+    def server(self, endpoint: str, group: str = "") -> Server:
+        """Where a group is named, what others than its members, this user and root send is refused."""
+        ...
 
     def client(self, endpoint: str) -> Client: ...
 

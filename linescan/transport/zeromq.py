@@ -18,9 +18,10 @@ import zmq.auth.thread
 
 from linescan.codec import MAX_BYTES
 from linescan.errors import ConfigError, PeerError
-from linescan.messages import Message, Stamp
+from linescan.messages import Message, Refused, Stamp
 from linescan.transport.keys import Keys
 from linescan.transport.network import Buffer, Link, Received, Sent
+from linescan.transport.operators import may_speak
 from linescan.transport.wire import from_parts, to_parts
 
 LINGER_MS = 500
@@ -51,10 +52,12 @@ class ZmqNetwork:
         self._links: list[_Link] = []
         self._pollers: dict[tuple[zmq.Socket[bytes], ...], zmq.Poller] = {}
 
-    def server(self, endpoint: str) -> ZmqServer:
+    def server(self, endpoint: str, group: str = "") -> ZmqServer:
         with self._made(zmq.ROUTER, endpoint, serves=True) as socket:
             socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
-            return self._kept(ZmqServer(socket, _bind(socket, endpoint)))
+            # over tcp the peer is known by its key
+            checked = group if endpoint.startswith("ipc://") else ""
+            return self._kept(ZmqServer(socket, _bind(socket, endpoint), checked))
 
     def client(self, endpoint: str) -> ZmqClient:
         return self._kept(ZmqClient(lambda: self._connected(zmq.DEALER, endpoint)))
@@ -160,6 +163,10 @@ class _Link:
             self._lock.close()
 
     def _parts(self) -> list[memoryview] | None:
+        frames = self._frames()
+        return None if frames is None else [frame.buffer for frame in frames]
+
+    def _frames(self) -> list[zmq.Frame] | None:
         # asking costs a third of the exception that receiving in vain would be
         if not zmq.zmq_poll([(self.socket, zmq.POLLIN)], 0):
             return None
@@ -167,11 +174,11 @@ class _Link:
             part = self.socket.recv(NOW, copy=False)
         except zmq.Again:
             return None
-        parts = [part.buffer]
+        frames = [part]
         while part.more:  # the rest of a message comes with its beginning
             part = self.socket.recv(NOW, copy=False)
-            parts.append(part.buffer)
-        return parts
+            frames.append(part)
+        return frames
 
     def _send(self, parts: list[Buffer]) -> None:
         """Raises Again or another ZMQError at the first part, which then is none of a message's."""
@@ -181,6 +188,10 @@ class _Link:
 
 
 class ZmqServer(_Link):
+    def __init__(self, socket: zmq.Socket[bytes], lock: IO[str] | None, group: str) -> None:
+        super().__init__(socket, lock)
+        self._group = group
+
     def send(self, peer: bytes, message: Message, stamp: Stamp | None = None, pixels: Buffer | None = None) -> Sent:
         try:
             self._send([peer, *to_parts(message, stamp, pixels)])
@@ -193,10 +204,19 @@ class ZmqServer(_Link):
         return Sent.YES
 
     def receive(self) -> Received | None:
-        while (parts := self._parts()) is not None:
-            if received := from_parts(parts[1:], self.counters, bytes(parts[0])):
+        while (frames := self._frames()) is not None:
+            parts = [frame.buffer for frame in frames]
+            received = from_parts(parts[1:], self.counters, bytes(parts[0]))
+            if received is not None and self._may_speak(frames[-1], received.peer):
                 return received
         return None
+
+    def _may_speak(self, frame: zmq.Frame, peer: bytes) -> bool:
+        if not self._group or may_speak(str(frame.get("Peer-Address")), self._group):
+            return True
+        self.counters["not_allowed"] += 1
+        self.send(peer, Refused("", f"only members of the group {self._group} may ask this", None))
+        return False
 
 
 class ZmqClient(_Link):

@@ -1,0 +1,145 @@
+"""One camera as the rejects see it: where its lines are on the PLC's counter, and whether that can be trusted."""
+
+from __future__ import annotations
+
+from linescan.journal.orders import Place
+from linescan.line import CameraSettings
+from linescan.line import Web as WebSettings
+from linescan.messages import Origin, Region, Status
+from linescan.stages.order_desk import Grade
+from linescan.tie import PulseTie, SharedTie
+from linescan.web import CameraOnWeb, Counter
+
+
+class TrackedCamera:
+    """A camera's roll, its place on the web, and the tie of its counter to the PLC's.
+
+    Counts do not wrap. A count is the camera's unless it says PLC; the PLC's is `ahead` of it.
+
+    Args:
+        place: where an earlier publisher left it, or None.
+    """
+
+    def __init__(self, settings: CameraSettings, web: WebSettings, place: Place | None) -> None:
+        assert settings.encoder is not None  # line.toml was checked: rejects need it
+        self.name = settings.name
+        self._settings, self._web = settings, web
+        self._counter = Counter(settings.encoder.bits)
+        self._tie: SharedTie | PulseTie
+        self._tie = SharedTie.of(web, settings.encoder.bits) if web.tie == "shared" else PulseTie.of(web)
+        self.roll = place.roll if place else ""
+        self.on_web = CameraOnWeb.of(place.origin, settings, web) if place else None
+        self.reached = place.reached if place else None  # count up to which its inspection is known
+        self.ahead = place.ahead if place else None  # as the schedule has it; None: the schedule has no place of it
+        self.believed = False  # whether it was told that its tie is trusted
+        self.announced = self.roll  # the roll that its worker told last
+        self.origins: dict[str, Origin] = {}  # by roll, of those that were not over when it was told
+        self.lanes: tuple[str, ...] = ()  # of which its recipe sees something
+        self.categories: list[str] = []  # of its recipe, in order
+        self.newest: tuple[int, int] | None = None  # count of the newest line known, and when it had come
+        self._end = 0  # of all lines that were heard of
+        self._heard: tuple[int, bool] | None = None  # when acquire last spoke, and whether a worker has its lease
+        self._pulses = 0
+        self._before: SharedTie | None = None  # until the first pulse: shows that nothing was reset meanwhile
+        if place is not None and web.tie == "pulse":
+            tie = web.model_copy(update={"offset_counts": place.ahead})
+            self._before = SharedTie.of(tie, settings.encoder.bits)
+
+    # ------------------------------------------------------------------------------------------ where its lines are
+
+    def begin(self, origin: Origin, near: int | None) -> None:
+        """Line 0 of a roll; `near` is a count that the counter has passed not long ago, None: not known."""
+        shown = origin.encoder_count
+        assert shown is not None
+        before = self.newest[0] if self.newest else self.reached
+        near = near if near is not None else before if before is not None else shown
+        self.on_web = CameraOnWeb.of(self._counter.unwrap(shown, near), self._settings, self._web)
+        self.roll, self._end = origin.roll, 0
+        self.origins = {origin.roll: origin}
+        self.newest = self.on_web.count(0), origin.monotonic_ns
+
+    def end_line(self, line: int, monotonic_ns: int | None = None) -> None:
+        """Lines before `line` are known to have been scanned; the last of them had come at that time."""
+        self._end = max(self._end, line)
+        if self.on_web is not None and monotonic_ns is not None:
+            count = self.on_web.count(line)
+            if self.newest is None or count > self.newest[0]:
+                self.newest = count, monotonic_ns
+
+    @property
+    def end(self) -> int | None:
+        """PLC's count of the line after all that was heard of, at the reference line."""
+        if self.on_web is None or self._tie.offset is None:
+            return None
+        return self.on_web.count(self._end) + self._tie.offset
+
+    def plc(self, count: int) -> int:
+        """The PLC's count, as the schedule has it."""
+        assert self.ahead is not None
+        return count + self.ahead
+
+    def grade(self, region: Region) -> Grade:
+        number = self.categories.index(region.category) + 1 if region.category in self.categories else 0
+        return Grade(region.category, number, region.severity)
+
+    def place(self) -> Place | None:
+        """For the book."""
+        if self.on_web is None or self.reached is None or self.ahead is None:
+            return None
+        return Place(self.roll, self.on_web.origin, self.reached, self.ahead)
+
+    # ------------------------------------------------------------------------------------------ trust
+
+    @property
+    def trusted(self) -> bool:
+        return self._tie.trusted
+
+    @property
+    def offset(self) -> int | None:
+        """By how much the PLC's counter is ahead by the tie, trusted or not."""
+        return self._tie.offset
+
+    @property
+    def reason(self) -> str:
+        return self._tie.reason
+
+    def latched(self, number: int, shown: int, now_ns: int, near: int | None) -> None:
+        """A pulse latched the camera's counter; `near` as in `begin`."""
+        if isinstance(self._tie, PulseTie) and number != self._pulses:
+            self._pulses = number
+            near = self.newest[0] if near is None and self.newest else near
+            self._tie.camera_latched(self._counter.unwrap(shown, shown if near is None else near), now_ns)
+
+    def plc_latched(self, count: int, now_ns: int) -> None:
+        if isinstance(self._tie, PulseTie):
+            self._tie.plc_latched(count, now_ns)
+
+    def compare(self, position: int, position_ns: int, now_ns: int) -> None:
+        """Looks whether the PLC's position goes with the newest line."""
+        if isinstance(self._tie, PulseTie):
+            self._tie.settle(now_ns)
+        if self.newest is None:
+            return
+        if isinstance(self._tie, SharedTie):
+            self._tie.check(*self.newest, position, position_ns)
+        elif self._before is not None:
+            self._before.check(*self.newest, position, position_ns)
+            if self._before.offset is not None:
+                self._tie.resume(self._before.offset)
+            self._before = None
+
+    def distrust(self, reason: str) -> None:
+        self._tie.distrust(reason)
+
+    def acknowledge(self) -> None:
+        self._tie.acknowledge()
+
+    # ------------------------------------------------------------------------------------------ alive
+
+    def hear(self, status: Status, now_ns: int) -> None:
+        leased = status.state == "acquiring" and status.counters.get("leased") == 1
+        self._heard = now_ns, leased
+
+    def is_live(self, now_ns: int, within_ns: int) -> bool:
+        """Whether acquire spoke lately and a worker has its lease."""
+        return self._heard is not None and self._heard[1] and now_ns - self._heard[0] <= within_ns
