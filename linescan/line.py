@@ -127,6 +127,8 @@ class Web(Settings):
     tie: Literal["shared", "pulse"] = "shared"
     offset_counts: int = 0
     tolerance_mm: Annotated[float, Field(gt=0)] = 1.0  # how far the two counters may drift apart
+    border_mm: Annotated[float, Field(ge=0)] = 1.0  # regions of neighbouring cameras this near are one defect
+    border_hold_s: Annotated[float, Field(ge=0, le=5)] = 0.3  # how long one at a border waits for the other camera
 
 
 class Gate(Settings):

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from linescan.cameras.genicam import GenicamCamera
     from linescan.plc.link import PlcLink
 
+PLC_PATIENCE_S = 2.0  # for its first answer, at the start
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_line_argument(parser)
@@ -170,6 +172,9 @@ def _gates_of(line: Line) -> Iterator[tuple[OrderBook | None, PlcLink | None]]:
         from linescan.plc.modbus import ModbusLink  # its library is needed with a PLC alone
 
         with closing(ModbusLink(line.settings.plc)) as link:
+            until = time.monotonic() + PLC_PATIENCE_S
+            while link.view().position is None and time.monotonic() < until:
+                time.sleep(0.01)  # what is found before the web's position is known counts as late
             yield book, link
 
 

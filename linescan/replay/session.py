@@ -65,11 +65,7 @@ class Replay:
 
     def run(self, footage: Footage) -> list[RollResult]:
         """Inspects all of the footage; raises InspectionError where the self-check finds the model blind."""
-        check_footage(self._setup, footage.columns, footage.channels)
-        flatfield = self._setup.flatfield
-        if flatfield is not None:
-            flatfield.check(footage.path, None, footage.columns, format_of(footage.channels, footage.bit_depth))
-        self_check(self._setup, self._runner)
+        check_before(self._setup, self._runner, footage)
         results: list[RollResult] = []
         with ExitStack() as stack:
             events = None
@@ -87,7 +83,7 @@ class Replay:
         frames = self._paced(footage)
         if not self._options.separate:
             # a recording of a live line may hold several rolls, one after the other
-            rolls = _RollChanges()
+            rolls = RollChanges()
             for number, part in groupby(frames, rolls.number_of):
                 yield rolls.name or self._options.roll, f"-{number}" if number > 1 else "", part
             return
@@ -112,7 +108,7 @@ class Replay:
     def _roll(
         self, name: str, suffix: str, frames: Iterable[FootageFrame], footage: Footage, events: IO[bytes] | None
     ) -> RollResult:
-        settings, options, flatfield = self._setup.settings, self._options, self._setup.flatfield
+        settings, options = self._setup.settings, self._options
         first_column = settings.columns[0] if settings.columns else 0
         picture = residuals = None
         if options.output is not None:
@@ -132,16 +128,8 @@ class Replay:
                 picture.add_lines(frame.pixels, frame.lines, first, frame.bit_depth)
             self._on_lines(frame.lines)
 
-        inspector = Inspector(
-            settings,
-            Footprint(footage.columns, footage.bit_depth, footage.camera or options.camera, name, self._setup.geometry),
-            self._runner,
-            device=self._runner.device,
-            calibration=self._setup.calibration,
-            flatfield=None if flatfield is None else flatfield.field(),
-            on_band=on_band,
-        )
-        self._tell(self._start(inspector.footprint), events)
+        inspector = inspector_of(self._setup, self._runner, footage, footage.camera or options.camera, name, on_band)
+        self._tell(start_of(self._setup, self._runner, inspector.footprint), events)
         with residuals or nullcontext():
             result = inspect_roll(inspector, frames, lambda finding: self._tell(finding, events), on_frame)
             self._tell(result.end, events)
@@ -151,17 +139,47 @@ class Replay:
                 residuals.save(options.output / f"residual{suffix}.tiff", result.end.lines)
         return result
 
-    def _start(self, footprint: Footprint) -> RollStart:
-        running = {**self._setup.pinned, "execution": self._runner.execution.as_dict()}
-        return RollStart(footprint.camera, footprint.roll, self._setup.recipe, 0, running)
-
     def _tell(self, message: Message | Finding, events: IO[bytes] | None) -> None:
         if events is not None:
             events.write(json.dumps(to_dict(message)).encode() + b"\n")
         self._on_message(message)
 
 
-class _RollChanges:
+def check_before(setup: Setup, runner: Runner, footage: Footage) -> None:
+    """Raises what stands against inspecting that footage so: its size, its flat-field, a model that is blind."""
+    check_footage(setup, footage.columns, footage.channels)
+    if setup.flatfield is not None:
+        setup.flatfield.check(footage.path, None, footage.columns, format_of(footage.channels, footage.bit_depth))
+    self_check(setup, runner)
+
+
+def inspector_of(
+    setup: Setup,
+    runner: Runner,
+    footage: Footage,
+    camera: str,
+    roll: str,
+    on_band: Callable[[FinalBand], None] | None = None,
+) -> Inspector:
+    """What a roll of that footage is inspected with."""
+    return Inspector(
+        setup.settings,
+        Footprint(footage.columns, footage.bit_depth, camera, roll, setup.geometry),
+        runner,
+        device=runner.device,
+        calibration=setup.calibration,
+        flatfield=None if setup.flatfield is None else setup.flatfield.field(),
+        on_band=on_band,
+    )
+
+
+def start_of(setup: Setup, runner: Runner, footprint: Footprint) -> RollStart:
+    """The roll's start, with everything that decides its events."""
+    running = {**setup.pinned, "execution": runner.execution.as_dict()}
+    return RollStart(footprint.camera, footprint.roll, setup.recipe, 0, running)
+
+
+class RollChanges:
     """Counts the rolls of a recording; lines that were lost belong to the roll that was running."""
 
     def __init__(self) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from linescan.border_gate import BorderGate, Told
 from linescan.errors import JournalFullError
 from linescan.journal import Entry, Journal, Mark
 from linescan.journal.orders import OrderBook
@@ -40,6 +42,7 @@ from linescan.messages import (
     Status,
 )
 from linescan.metrics import NO_METRICS, Meter
+from linescan.neighbours import View
 from linescan.plc.link import PlcLink
 from linescan.stages.event_store import EventStore
 from linescan.stages.ledger import Ledger, Verdict
@@ -95,6 +98,7 @@ class Publisher:
         self._rejector: Rejector | NoRejector = rejector or NoRejector()
         self._operators = OperatorDesk(journal, rejector, self._preparation.command, self._tell)
         self._idle_s = IDLE_S if link is None else PLC_IDLE_S
+        self._border = border_of(line)
         self._takers: dict[type[Message], Callable[[bytes, Any, Ledger], None]] = {
             Status: self._take_status,
             Resume: self._take_resume,
@@ -113,7 +117,7 @@ class Publisher:
 
     @property
     def counters(self) -> Counter[str]:
-        return self._counters + self._store.counters + self._rejector.counters
+        return self._counters + self._store.counters + self._rejector.counters + self._border.counters
 
     @property
     def faults(self) -> tuple[str, ...]:
@@ -122,6 +126,8 @@ class Publisher:
     def turn(self) -> None:
         """One pass of the loop."""
         came = self._hear_stages() + self._hear_public()
+        for told in self._border.turn(self._clock()):
+            self._accept(told)
         if self._store.due:
             self._flush()
         self._preparation.turn()
@@ -140,6 +146,9 @@ class Publisher:
         """What the journal knows of rolls, for the rejects."""
         self._follow_roll()
         for ledger in self._ledgers.values():
+            self._border.begin(ledger.camera, ledger.epoch, ledger.next)
+            if ledger.origin is not None and (lines := self._rejector.lines_of(ledger.origin)) is not None:
+                self._border.place(ledger.camera, ledger.origin.roll, lines)
             if ledger.roll_start is not None:
                 progress = ledger.mark.progress if ledger.mark else None
                 self._rejector.journaled(ledger.camera, ledger.roll_start, ledger.origin, progress)
@@ -196,6 +205,9 @@ class Publisher:
         ledger.origin = origin
         self._store.keep_origin(origin)
         self._rejector.take_origin(origin)
+        lines = self._rejector.lines_of(origin)
+        if lines is not None:
+            self._border.place(origin.camera, origin.roll, lines)
         self._stages.send(peer, Kept(origin.camera, origin.roll))
 
     def _take_latched(self, _peer: bytes, latched: Latched, _ledger: Ledger) -> None:
@@ -208,9 +220,17 @@ class Publisher:
         self._stages.send(peer, Kept(leaving.camera, ""))
 
     def _take_stamped(self, peer: bytes, stamp: Stamp, message: Message, ledger: Ledger) -> None:
+        """Through the border gate: what neighbouring cameras see together is one defect."""
         if stamp.camera != ledger.camera or not isinstance(message, RollStart | Region | Gap | RollEnd | Progress):
             self._counters["unexpected"] += 1
             return
+        for told in self._border.came(Told(peer, stamp, message), self._clock()):
+            self._accept(told)
+
+    def _accept(self, told: Told) -> None:
+        peer, stamp, message = told.peer, told.stamp, told.message
+        ledger = self._ledgers[stamp.camera]
+        assert isinstance(message, RollStart | Region | Gap | RollEnd | Progress)
         verdict = ledger.judge(stamp, message)
         if verdict is Verdict.SHUT_OUT:
             self._counters["shut_out"] += 1
@@ -249,6 +269,7 @@ class Publisher:
             if not ledger.take_over(resume.epoch):
                 self._stages.send(peer, Refused(ledger.camera, f"epoch {resume.epoch} is over", None))
                 return
+            self._border.begin(ledger.camera, ledger.epoch, ledger.next)
             self._to_ack.pop(ledger.camera, None)
             try:
                 if not self._store.not_durable:
@@ -360,6 +381,21 @@ class Publisher:
         status = Status("publisher", "", "publishing", self.faults, counters, self._clock())
         self._events.send("status", status)
         self._metrics.status(status)
+
+
+def border_of(line: Line) -> BorderGate:
+    """What the cameras of a line see together, as far as it says where they are; else each is alone."""
+    web, views = line.settings.web, {}
+    for camera in line.settings.cameras:
+        width, per_column = line.width(camera.name), camera.mm_per_column
+        if per_column is not None:  # of unknown width it may see everything
+            end = math.inf if width is None else camera.x_offset_mm + width * per_column
+            views[camera.name] = View(camera.x_offset_mm, end)
+        else:
+            views[camera.name] = View(math.nan, math.nan)  # near to nothing
+    if web is None:
+        return BorderGate(views, counts_per_mm=1.0, margin_mm=0.0, hold_s=0.0)
+    return BorderGate(views, counts_per_mm=web.counts_per_mm, margin_mm=web.border_mm, hold_s=web.border_hold_s)
 
 
 def _from_worker(received: Received) -> bool:

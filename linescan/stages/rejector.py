@@ -33,6 +33,7 @@ from linescan.schedule import Schedule, Uninspected, Window
 from linescan.stages.gatekeeper import Gatekeeper
 from linescan.stages.order_desk import NO_GRADE, Grade, OrderDesk
 from linescan.stages.tracked_camera import TrackedCamera
+from linescan.stages.watch import Watch
 from linescan.web import Motion
 
 FORGET_S = 1.0  # between looks at what has passed
@@ -70,12 +71,14 @@ class Rejector:
         outputs = {gate.lane: gate.output for gate in self._rejects.gates}
         self._desk = OrderDesk(book, link, outputs, tell)
         self._gates = Gatekeeper(link, self._web, self._rejects, self._motion, self._placed)
+        self._watch = Watch(self._rejects, self._web.counts_per_mm)
         self._forgot_ns = -(1 << 62)
         self._book_fails = False
         self.running = ""  # the roll
         self.bypass = self.late = self.stopped = self.unconfirmed = False
         self._counters: Counter[str] = Counter()
         self._restore()
+        self._gates.look()
 
     def _restore(self) -> None:
         """Takes up what an earlier publisher left."""
@@ -121,6 +124,14 @@ class Rejector:
             return
         camera.origins[origin.roll] = origin
         self._place(camera)
+
+    def lines_of(self, origin: Origin) -> Callable[[int], int] | None:
+        """Where the lines of that roll begin, in counts that all cameras share; None: not known."""
+        camera = self._cameras[origin.camera]
+        if origin.encoder_count is None:
+            return None
+        place, offset = camera.lying(origin, self._near(camera)), camera.offset or 0
+        return lambda line: place.count(line) + offset
 
     def take(self, event: RollStart | Region | Gap | RollEnd) -> None:
         """An event as it was accepted, in the order of its camera's stream."""
@@ -187,6 +198,7 @@ class Rejector:
 
     def _take_region(self, camera: TrackedCamera, region: Region) -> None:
         camera.end_line(region.last_line + 1)
+        self._say(self._watch.region(region))
         if camera.ahead is None or camera.on_web is None:
             return  # nobody knows where at the gates it is: all of it is rejected when that is known
         first, end = (camera.plc(count) for count in camera.on_web.span(region.first_line, region.last_line))
@@ -238,6 +250,8 @@ class Rejector:
         """Looks at what the PLC says, and tells it how far it may pass."""
         now = self._clock()
         seen = self._gates.look()
+        if seen.jumped:
+            self._watch.counts_anew()
         for camera in self._cameras.values():
             if seen.jumped:
                 camera.distrust("the PLC's counter jumped")
@@ -281,6 +295,8 @@ class Rejector:
     def _give(self, roll: str, windows: Iterable[Window], grade: Grade = NO_GRADE) -> None:
         for window in windows:
             self._desk.order(roll, window, grade)
+            if window.cause == "region":
+                self._say(self._watch.window(roll, window))
             if window.in_time:
                 self._gates.ordered(window.lane, window.first, window.end)
             else:
@@ -345,6 +361,11 @@ class Rejector:
             self._notice("test-reject", "", lane, position)
         return True
 
+    def _say(self, notice: Notice | None) -> None:
+        if notice is not None:
+            self._counters[notice.kind] += 1
+            self._tell(notice)
+
     def _notice(self, kind: NoticeKind, text: str, lane: str = "", count: int | None = None) -> None:
         self._tell(Notice(self.running, kind, lane, count, "", text))
 
@@ -378,6 +399,9 @@ class NoRejector:
     def journaled(self, *_: object) -> None: ...
 
     def take_origin(self, _: Origin) -> None: ...
+
+    def lines_of(self, _: Origin) -> Callable[[int], int] | None:
+        return None
 
     def take(self, _: RollStart | Region | Gap | RollEnd) -> None: ...
 

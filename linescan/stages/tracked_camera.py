@@ -49,14 +49,18 @@ class TrackedCamera:
 
     def begin(self, origin: Origin, near: int | None) -> None:
         """Line 0 of a roll; `near` is a count that the counter has passed not long ago, None: not known."""
+        self.on_web = self.lying(origin, near)
+        self.roll, self._end = origin.roll, 0
+        self.origins = {origin.roll: origin}
+        self.newest = self.on_web.count(0), origin.monotonic_ns
+
+    def lying(self, origin: Origin, near: int | None) -> CameraOnWeb:
+        """Where a roll with that origin lies; `near` as in `begin`."""
         shown = origin.encoder_count
         assert shown is not None
         before = self.newest[0] if self.newest else self.reached
         near = near if near is not None else before if before is not None else shown
-        self.on_web = CameraOnWeb.of(self._counter.unwrap(shown, near), self._settings, self._web)
-        self.roll, self._end = origin.roll, 0
-        self.origins = {origin.roll: origin}
-        self.newest = self.on_web.count(0), origin.monotonic_ns
+        return CameraOnWeb.of(self._counter.unwrap(shown, near), self._settings, self._web)
 
     def end_line(self, line: int, monotonic_ns: int | None = None) -> None:
         """Lines before `line` are known to have been scanned; the last of them had come at that time."""
