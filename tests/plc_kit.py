@@ -22,7 +22,8 @@ class Plant:
 
     clock: FakeClock
     outputs: int = 2
-    position: int = 0  # does not wrap
+    position: int = 0  # of the web, does not wrap
+    offset: int = 0  # of the PLC's counter from it
     away: bool = False
     room: int = 10**6  # entries that the FIFO takes
     session: int = 0
@@ -50,7 +51,7 @@ class Plant:
             return False
         if flags.bypass:
             return True
-        shown = PLC_COUNTER.wrap(position)
+        shown = PLC_COUNTER.wrap(position + self.offset)
         if signed(limit - shown) <= 0:
             return False
         return not any(
@@ -76,7 +77,7 @@ class PlantLink:
         self._waiting: list[GateOrder | Sequence[int | None]] = []
         self._kept: dict[int, GateOrder] = {}
         self._session = 0
-        self.delivered = 0
+        self._arrived: set[int] = set()
         self._begin()
 
     def _begin(self) -> None:
@@ -99,7 +100,7 @@ class PlantLink:
                 if (self._session, head.sequence) not in plant.taken:
                     plant.taken.add((self._session, head.sequence))
                     plant.table.append(head)
-                self.delivered += 1
+                self._arrived.add(head.sequence)  # given again to a PLC that lost it, it counts once
             else:
                 plant.limits = list(head)
             self._waiting.pop(0)
@@ -131,11 +132,16 @@ class PlantLink:
         plant = self._plant
         if plant.away:
             return PlcView(faults=("plc-unreachable",))
+        position = PLC_COUNTER.wrap(plant.position + plant.offset)
         return PlcView(
             connected=True, session=self._session, heard_ns=plant.clock.now, enabled=True,
-            position=PLC_COUNTER.wrap(plant.position), position_ns=plant.clock.now, acknowledge=plant.acknowledge,
+            position=position, position_ns=plant.clock.now, acknowledge=plant.acknowledge,
             splice=plant.splice, roll_start=plant.roll_start, roll_end=plant.roll_end,
         )  # fmt: skip
+
+    @property
+    def delivered(self) -> int:
+        return len(self._arrived)
 
     @property
     def pending(self) -> int:

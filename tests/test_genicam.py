@@ -587,6 +587,8 @@ def test_closing_goes_on_where_a_step_fails(bench: Bench, monkeypatch: pytest.Mo
         ({"features": {"ChunkModeActive": False}}, 'write "ChunkModeActive" = true and "ChunkEnable.EncoderValue'),
         ({"features": {"ChunkEnable[EncoderValue]": False}}, 'write "ChunkModeActive" = true and "ChunkEnable'),
         ({"encoder": {"chunk": "ChunkCounterValue"}}, "it has no ChunkCounterValue"),
+        ({"encoder": {"latch": "EncoderLatchValue"}}, "no integer EncoderLatchValue .*near it: EncoderLatchedValue, "),
+        ({"encoder": {"latch": "EncoderResolution"}}, "no integer EncoderResolution that can be read .*EncoderDivider"),
     ],
 )
 def test_refused_with_reasons(bench: Bench, changed: dict[str, Any], told: str) -> None:
@@ -604,6 +606,36 @@ def test_each_selection_keeps_its_own_value(bench: Bench) -> None:
         modes[selector] = nodes.TriggerMode.value
     assert modes == {"LineStart": "On", "FrameStart": "Off"}
     assert nodes.Gain.value == 2.0
+
+
+def test_the_count_that_a_sync_pulse_latched(bench: Bench) -> None:
+    camera = bench.open(encoder={"latch": "EncoderLatchedValue"})
+    assert camera.latched() == 0
+    camera.start()
+    next_of(camera)
+    seen = []
+    for _ in range(2):
+        bench.simulator.send("SIM0001", "sync")
+        seen.append(camera.latched())
+        before = camera._device.nodes.EncoderValue.get_value(ignore_cache=True)
+        assert camera.latched() == seen[-1]  # it stands until the next pulse
+        assert 0 < seen[-1] < before
+    assert seen[0] < seen[1]
+    assert bench.open(serial="SIM0002").latched() is None  # nothing is asked for there
+    camera.close()
+
+
+def test_a_latch_cannot_be_read_of_a_camera_that_is_gone(bench: Bench) -> None:
+    camera = bench.open(encoder={"latch": "EncoderLatchedValue"})
+    camera.start()
+    bench.simulator.unplug("SIM0001")
+    until = time.monotonic() + 10
+    with pytest.raises(CameraLostError, match="camera top"):
+        while time.monotonic() < until:
+            camera.latched()
+            time.sleep(0.01)
+    with pytest.raises(CameraLostError, match="camera top"):
+        camera.check()
 
 
 def test_frames_without_the_encoder_chunk(bench: Bench) -> None:

@@ -45,6 +45,7 @@ class Mill(Desk):
     plant: Plant = field(init=False)
     books: list[OrderBook] = field(default_factory=list)
     at: int = 0  # count of the next line
+    shift: int = 0  # of the camera's counter
     true: list[NDArray[np.uint8]] = field(default_factory=list)  # every line that there was
     origins: dict[str, int] = field(default_factory=dict)  # of rolls, the count of line 0
 
@@ -77,7 +78,7 @@ class Mill(Desk):
             if camera is not None and lost:
                 camera.queue.append(LinesLost(len(frame), "incomplete"))
             elif camera is not None:
-                camera.deliver(frame, self.at)
+                camera.deliver(frame, self.at + self.shift)
             self.true.append(frame)
             self.at += len(frame)
             self.plant.moves_to(self.at)
@@ -306,6 +307,53 @@ def test_buttons_of_the_plc(mill: Mill) -> None:
     mill.turn(40, 0.15)
     assert len({start.roll for start in mill.told(RollStart)}) == 2
     assert "splice" in [notice.kind for notice in mill.told(Notice)]
+
+
+def test_a_counter_of_the_plc_that_is_reset_rejects_everything_until_acknowledged(mill: Mill) -> None:
+    camera = mill.start()
+    mill.plain(camera, START)
+    mill.run(camera, blots(320, 2, 3))
+    mill.plant.restarts()
+    mill.plant.offset = -mill.plant.position
+    at = mill.at
+    mill.plain(camera, 2 * DISTANCE)
+    assert not mill.went_through(0) & set(range(at - DISTANCE + 40, mill.at))
+    assert mill.publisher is not None
+    assert "untrusted" in mill.publisher.faults
+    assert mill.plant.flags.untrusted
+    mill.ask(Order("acknowledge", "", "", ""))
+    mill.plain(camera, 2 * DISTANCE)
+    assert "untrusted" in mill.publisher.faults  # the counters still do not agree
+    mill.plant.offset = 0  # as line.toml says
+    mill.plain(camera, 64)
+    mill.ask(Order("acknowledge", "", "", ""))
+    mill.plain(camera, 3 * DISTANCE)
+    assert mill.publisher.faults == ()
+    assert mill.at - 2 * DISTANCE in mill.went_through(0)
+    mill.check()
+
+
+def test_behind_a_gap_of_estimated_length_everything_is_rejected_until_the_next_roll(mill: Mill) -> None:
+    camera = mill.start()
+    mill.plain(camera, START)
+    mill.kill_acquire()
+    mill.run(None, np.full((64, COLUMNS), 75, np.uint8))
+    at = mill.at
+    mill.shift = 1 << 20  # the camera's counter was reset
+    camera = mill.start_acquire()
+    mill.turn(5)
+    mill.plain(camera, 64)
+    mill.turn(40, 0.15)  # the worker notices by its next credit
+    mill.plain(camera, START)
+    assert [gap.estimated for gap in mill.told(Gap)] == [True]
+    assert not mill.went_through(0) & set(range(at - 64, mill.at))
+    mill.command("start")
+    mill.shift = 0
+    mill.plain(camera, 320)
+    mill.ask(Order("acknowledge", "", "", ""))
+    mill.plain(camera, 3 * DISTANCE)
+    assert mill.at - 2 * DISTANCE in mill.went_through(0)
+    mill.check()
 
 
 def test_an_order_that_the_plc_gets_too_late_is_told_until_acknowledged(mill: Mill) -> None:

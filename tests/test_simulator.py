@@ -518,6 +518,40 @@ def test_the_encoder_wraps_and_is_reset(producer: Path, simulator: Any) -> None:
         eventually(counts_fell, "the reset")
 
 
+def test_a_sync_pulse_latches_the_count_and_leaves_the_counter_running(producer: Path, simulator: Any) -> None:
+    simulator.configure(both={"encoder_start": 5000})
+    with opened(producer, ChunkModeActive=True) as acquirer:
+        nodes = acquirer.remote_device.node_map
+        assert nodes.EncoderLatchedValue.value == 0
+        acquirer.start()
+        give_back(fetch(acquirer))
+        before = nodes.EncoderValue.value
+        simulator.send(ONE, "sync")
+        latched = nodes.EncoderLatchedValue.value
+        assert 5000 < before <= latched <= nodes.EncoderValue.value
+        counts = [entry.encoder_count for entry in simulator.log(ONE)]
+        eventually(lambda: len(simulator.log(ONE)) > len(counts) + 2, "frames behind the pulse")
+        assert nodes.EncoderLatchedValue.value == latched
+        counts = [entry.encoder_count for entry in simulator.log(ONE)]
+        assert counts == [5000 + 4 * 64 * n for n in range(len(counts))]  # no line was numbered anew
+        with pytest.raises(REFUSED):
+            nodes.EncoderLatchedValue.value = 1
+        simulator.send(ONE, "sync")
+        assert nodes.EncoderLatchedValue.value > latched
+        acquirer.stop()
+    with opened(producer) as acquirer:
+        assert acquirer.remote_device.node_map.EncoderLatchedValue.value == 0
+
+
+def test_a_camera_without_encoder_latches_none(producer: Path, simulator: Any) -> None:
+    simulator.configure(both={"encoder": False})
+    with opened(producer) as acquirer:
+        simulator.send(ONE, "sync")
+        with pytest.raises(REFUSED):
+            print(acquirer.remote_device.node_map.EncoderLatchedValue.value)
+    assert any("not understood: sync" in line for line in simulator.comments(ONE))
+
+
 def test_frames_on_software_trigger(producer: Path, simulator: Any) -> None:
     simulator.configure(both={"margin": 32})
     with opened(producer) as acquirer:

@@ -7,6 +7,7 @@ import math
 import re
 import time
 from collections.abc import Callable, Mapping
+from itertools import islice
 from typing import Any, NoReturn
 
 from linescan.cameras.producer import GENICAM_ERRORS, brief, genapi
@@ -50,6 +51,14 @@ def entries(feature: Any) -> list[str]:
     if not isinstance(feature, genapi.IEnumeration):
         return []
     return [name for name in feature.symbolics if feature.get_entry_by_name(name).get_access_mode() in READABLE]
+
+
+def integers_near(nodes: Any, name: str, most: int = 3) -> list[str]:
+    """Names like that one, the likest first, of integer features that can be read now."""
+    features = {node.node.name: node for node in nodes.nodes if node.node.is_feature()}
+    likest = difflib.get_close_matches(name, list(features), len(features), cutoff=0.3)
+    found = (one for one in likest if isinstance(features[one], genapi.IInteger) and readable(nodes, one) is not None)
+    return list(islice(found, most))
 
 
 def _set_feature(nodes: Any, key: str, value: FeatureValue) -> None:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from linescan.cameras.camera import BufferPool, Lines, LinesLost
 from linescan.cameras.exposure_time import ExposureTime
-from linescan.cameras.features import entries, readable, set_features
+from linescan.cameras.features import entries, integers_near, readable, set_features
 from linescan.cameras.frame_ids import FrameIds
 from linescan.cameras.layout import NAMES, Layout
 from linescan.cameras.producer import GENICAM_ERRORS, Chunks, Device, brief, genapi, gentl
@@ -97,7 +97,8 @@ class GenicamCamera:
             return None
         node = readable(self._device.nodes, name)
         if not isinstance(node, genapi.IInteger):
-            raise self._refused(f"it has no integer {name} that can be read (encoder.latch)")
+            near = ", ".join(integers_near(self._device.nodes, name)) or "none"
+            raise self._refused(f"it has no integer {name} that can be read (encoder.latch); near it: {near}")
         return node
 
     def start(self) -> None:

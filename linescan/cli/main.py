@@ -28,6 +28,7 @@ COMMANDS = {
     "mqtt": ("mqtt", "tells the line's events and states to plant IT: MQTT"),
     "events": ("events", "prints the events of a running line, each once and in order"),
     "roll": ("roll", "begins or ends a roll on a running line, or says which one runs"),
+    "rejects": ("rejects", "which rejects a line would have sent for a recording, and when"),
     "operate": ("operate", "bypass, splice marks, test rejects, acknowledgements and verdicts on a running line"),
     "keys": ("keys", "makes keys for TCP endpoints"),
 }

@@ -96,7 +96,7 @@ class OrderBook:
             rows = self._db.execute("SELECT sequence, reject FROM orders ORDER BY sequence").fetchall()
         return [(sequence, _reject(packed, self.path)) for sequence, packed in rows]
 
-    def forget(self, sequences: Collection[int], known_from: int) -> None:
+    def forget(self, sequences: Collection[int], known_from: int | None) -> None:
         """These have passed their gates; what was ordered before count `known_from` at a gate is not remembered."""
         with self._transaction():
             self._db.executemany("DELETE FROM orders WHERE sequence = ?", [(one,) for one in sequences])

@@ -35,8 +35,8 @@ class RecordedMotion:
         times go back, ConfigError where lines come faster for so long that no wait explains it; both name `name`.
         """
         times = [ns for _, ns in frames]
-        for (before, (_, earlier)), (line, later) in pairwise(zip([line for line, _ in frames], frames, strict=True)):
-            if later[1] < earlier:
+        for (before, earlier_ns), (line, later_ns) in pairwise(frames):
+            if later_ns < earlier_ns:
                 raise FootageError(
                     f"{name}: times go back between lines {before} and {line}, as after a restart of the machine; "
                     "--speed says how fast the web is to run instead"
@@ -46,8 +46,8 @@ class RecordedMotion:
             times[i] = min(times[i], times[i + 1] - round(lines / most_per_second * 1e9) - 1)
             if frames[i][1] - times[i] > WAITED_NS:
                 raise ConfigError(
-                    f"{name}: lines from {frames[i][0]} on came faster than {most_per_second:.0f} a second, the most at "
-                    "web.top_speed_mm_s; --speed says how fast the web is to run instead"
+                    f"{name}: lines from {frames[i][0]} on came faster than {most_per_second:.0f} a second, which is "
+                    "more than web.top_speed_mm_s allows; --speed says how fast the web is to run instead"
                 )
         knots = [(line, ns) for (line, _), ns in zip(frames, times, strict=True)]
         line_ns = median((b[1] - a[1]) / (b[0] - a[0]) for a, b in pairwise(knots))

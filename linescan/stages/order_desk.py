@@ -91,13 +91,20 @@ class OrderDesk:
 
     def forget(self, known_from: dict[str, int]) -> None:
         """What lies before these counts at the lanes' gates has passed for good."""
-        if not known_from:
-            return
         gone = [
             sequence
             for sequence, reject in self._pending.items()
             if reject.end_count <= known_from.get(reject.lane, reject.first_count)
         ]
+        if known_from:
+            self._forget(gone, min(known_from.values()))
+
+    def forget_all(self) -> None:
+        """The PLC's counter was reset: none of it means anything any more."""
+        self._deadlines = []
+        self._forget(list(self._pending), None)
+
+    def _forget(self, gone: list[int], known_from: int | None) -> None:
         for sequence in gone:
             del self._pending[sequence]
             self._missing.discard(sequence)
@@ -105,7 +112,7 @@ class OrderDesk:
             self._link.forget(shown(sequence) for sequence in gone)
         self._passed += gone
         try:
-            self._book.forget(self._passed, min(known_from.values()))
+            self._book.forget(self._passed, known_from)
             self._passed = []
         except JournalFullError:  # they stay in the book: given once more after a restart, which does no harm
             self._counters["orders_unforgotten"] = len(self._passed)

@@ -67,7 +67,7 @@ class Rejector:
         self._motion = Motion.of(self._web)
         self._cameras = {one.name: TrackedCamera(one, self._web, book.place(one.name)) for one in settings.cameras}
         self.lanes = tuple(gate.lane for gate in self._rejects.gates)
-        self._schedule = Schedule.of(self._web, self._rejects, dict.fromkeys(self._cameras, self.lanes), self._motion)
+        self._schedule = self._new_schedule()
         outputs = {gate.lane: gate.output for gate in self._rejects.gates}
         self._desk = OrderDesk(book, link, outputs, tell)
         self._gates = Gatekeeper(link, self._web, self._rejects, self._motion, self._placed)
@@ -79,6 +79,9 @@ class Rejector:
         self._counters: Counter[str] = Counter()
         self._restore()
         self._gates.look()
+
+    def _new_schedule(self) -> Schedule:
+        return Schedule.of(self._web, self._rejects, dict.fromkeys(self._cameras, self.lanes), self._motion)
 
     def _restore(self) -> None:
         """Takes up what an earlier publisher left."""
@@ -184,7 +187,7 @@ class Rejector:
     def _place(self, camera: TrackedCamera) -> None:
         """The announced roll lies on the web from its line 0 on, as soon as both are known."""
         origin = camera.origins.get(camera.announced)
-        if origin is None or (camera.roll == origin.roll and camera.on_web is not None):
+        if origin is None or camera.roll == origin.roll:
             return
         camera.begin(origin, self._near(camera))
         self._compare(camera)
@@ -212,6 +215,10 @@ class Rejector:
         camera.end_line(gap.last_line + 1)
         if self._rejects.uninspected == "stop":
             self.stopped = True
+        if gap.estimated:  # how far the counter went is not known: neither is where later lines of this roll are
+            camera.distrust(f"roll {gap.roll} has a gap whose length is estimated")
+            camera.on_web = None
+            return
         if camera.ahead is not None and camera.on_web is not None:
             source = f"{camera.name}/gap-{gap.first_line}-{gap.last_line}"
             self._uninspected(camera, *camera.on_web.span(gap.first_line, gap.last_line), "gap", source)
@@ -251,10 +258,8 @@ class Rejector:
         now = self._clock()
         seen = self._gates.look()
         if seen.jumped:
-            self._watch.counts_anew()
+            self._begin_anew()
         for camera in self._cameras.values():
-            if seen.jumped:
-                camera.distrust("the PLC's counter jumped")
             if seen.pulse is not None:
                 camera.plc_latched(seen.pulse, now)
             self._compare(camera)
@@ -266,6 +271,15 @@ class Rejector:
             known = {lane: self._schedule.known_from(lane) for lane in self.lanes}
             self._desk.forget({lane: count for lane, count in known.items() if count is not None})
         self._speak(now)
+
+    def _begin_anew(self) -> None:
+        """The PLC's counter jumped: what was ordered at its counts means nothing any more."""
+        self._schedule = self._new_schedule()
+        self._desk.forget_all()
+        self._watch.counts_anew()
+        for camera in self._cameras.values():
+            camera.ahead = None
+            camera.distrust("the PLC's counter jumped")
 
     def _compare(self, camera: TrackedCamera) -> None:
         if self._motion.position is not None:

@@ -33,7 +33,7 @@ class TrackedCamera:
         self.ahead = place.ahead if place else None  # as the schedule has it; None: the schedule has no place of it
         self.believed = False  # whether it was told that its tie is trusted
         self.announced = self.roll  # the roll that its worker told last
-        self.origins: dict[str, Origin] = {}  # by roll, of those that were not over when it was told
+        self.origins: dict[str, Origin] = {}  # by roll, of those that were not announced yet
         self.lanes: tuple[str, ...] = ()  # of which its recipe sees something
         self.categories: list[str] = []  # of its recipe, in order
         self.newest: tuple[int, int] | None = None  # count of the newest line known, and when it had come
@@ -51,7 +51,8 @@ class TrackedCamera:
         """Line 0 of a roll; `near` is a count that the counter has passed not long ago, None: not known."""
         self.on_web = self.lying(origin, near)
         self.roll, self._end = origin.roll, 0
-        self.origins = {origin.roll: origin}
+        while origin.roll in self.origins:  # it and those before it
+            del self.origins[next(iter(self.origins))]
         self.newest = self.on_web.count(0), origin.monotonic_ns
 
     def lying(self, origin: Origin, near: int | None) -> CameraOnWeb:

@@ -166,28 +166,27 @@ def _numbers(scored: Evaluated) -> list[str]:
 def _side_by_side(
     workspace: Workspace, web: ImageSet, systems: Sequence[Trained], chosen: Sequence[Path]
 ) -> tuple[list[list[Panel]], float]:
-    """A row for each image: input, then reconstruction, residual and segmentation of each system; and the seconds."""
-    rows: list[list[Panel]] = [[] for _ in chosen]
+    """Rows of input, reconstruction, residual and segmentation, image by image and system by system; the seconds."""
+    rows: dict[tuple[int, int], list[Panel]] = {}
     seconds = 0.0
-    for trained in systems:
+    for system, trained in enumerate(systems):
         scored = workspace.evaluated(web, trained)
         seconds += trained.seconds + scored.seconds
         setup = workspace.setup(trained)
         label = SYSTEMS[setup.settings.method]
         threshold = _threshold_at(scored, SEGMENTED_AT_FPR)
         results = inspect_images([str(path) for path in chosen], setup, workspace.runner(setup))
-        for row, result, path in zip(rows, results, chosen, strict=True):
-            row.extend(_panels(result, _mask(web, path), label, threshold, first=not row))
-    return rows, seconds
+        for image, (result, path) in enumerate(zip(results, chosen, strict=True)):
+            rows[image, system] = list(_panels(result, _mask(web, path), label, threshold))
+    return [rows[place] for place in sorted(rows)], seconds
 
 
-def _panels(result: ImageResult, defect: Mask, label: str, threshold: float, first: bool) -> Iterator[Panel]:
+def _panels(result: ImageResult, defect: Mask, label: str, threshold: float) -> Iterator[Panel]:
     part = shown_columns(defect)
     pixels = result.frame.pixels
     assert pixels is not None
     grey = pixels[:, part] / float(2**result.frame.bit_depth - 1)
-    if first:
-        yield Panel(result.name, grey, defect=defect[:, part])
+    yield Panel(result.name, grey, defect=defect[:, part])
     yield Panel(f"{label}: reconstruction", result.reconstruction[:, part])
     yield residual_panel(f"{label}: residual", result.score[:, part])
     segmented = np.nan_to_num(result.opened_score, nan=-np.inf) > threshold

@@ -41,7 +41,8 @@ def fig2(workspace: Workspace) -> None:
     rows, panels, numbers = [], [], {}
     for name, (p, q) in pairs.items():
         squares = (p - q) ** 2
-        x, y = (torch.from_numpy(np.ascontiguousarray(part, np.float32))[None] for part in (p, q))
+        # in float64, since the variance of a flat window must be nothing for the structure to be defined
+        x, y = (torch.from_numpy(np.ascontiguousarray(part, np.float64))[None] for part in (p, q))
         parts = [part[0] for part in components(x, y, ssim)]
         means = [float(part.mean()) for part in parts]
         rows.append([name, f"{squares.min():.2f} … {squares.max():.2f}", *(number(mean) for mean in means)])

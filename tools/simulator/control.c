@@ -277,6 +277,8 @@ static bool obey(struct camera *camera, const char *verb, double number)
         return set_rate(camera, number);
     else if (IS("encoder_reset"))
         camera_reset_encoder(camera);
+    else if (IS("sync") && camera->config.encoder)
+        camera->latched_encoder = encoder_now(camera);
     else if (IS("unplug"))
         set_plugged(camera, false);
     else if (IS("replug"))

@@ -120,6 +120,9 @@ const struct description features[F_COUNT] = {
         .computed = true, .most = UINT32_MAX, .step = 1, .if_true = F_EncoderInq,
         .tip = "Count of the encoder, 32 bits, wraps."},
     [F_EncoderReset] = {"EncoderReset", ENCODER, COMMAND, RW, .if_true = F_EncoderInq, .tip = "Sets the count to 0."},
+    [F_EncoderLatchedValue] = {"EncoderLatchedValue", ENCODER, INTEGER, RO,
+        .computed = true, .custom = true, .most = UINT32_MAX, .step = 1, .if_true = F_EncoderInq,
+        .tip = "Count at the last sync pulse, which leaves the counter running; 0: none since power-on."},
 
     [F_ChunkModeActive] = {"ChunkModeActive", CHUNK, BOOLEAN, RW, .locked = true, .tip = "Frames carry chunk data."},
     [F_ChunkSelector] = {"ChunkSelector", CHUNK, ENUMERATION, RW,

@@ -37,6 +37,7 @@ void features_reset(struct camera *camera)
     if (camera->values[F_ExposureTime][0].real > most)
         camera->values[F_ExposureTime][0].real = most;
     snprintf(camera->user_id, sizeof camera->user_id, "%s", camera->config.user_id);
+    camera->latched_encoder = 0;
 }
 
 bool chunk_enabled(const struct camera *camera, int chunk)
@@ -105,6 +106,8 @@ static int64_t compute(struct camera *camera, enum feature id)
         return camera->config.encoder_counts_per_line;
     case F_EncoderValue:
         return encoder_now(camera);
+    case F_EncoderLatchedValue:
+        return camera->latched_encoder;
     case F_PayloadSize:
         return (int64_t)payload_bytes(camera);
     default:

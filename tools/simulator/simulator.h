@@ -164,6 +164,7 @@ enum feature {
     F_EncoderResolution,
     F_EncoderValue,
     F_EncoderReset,
+    F_EncoderLatchedValue,
     F_ChunkModeActive,
     F_ChunkSelector,
     F_ChunkEnable,
@@ -221,7 +222,7 @@ struct camera {
     int lock_file, log_file;
     union value values[F_COUNT][SELECTIONS];
     char user_id[64];
-    int64_t latched_ns;
+    int64_t latched_ns, latched_encoder;
     struct web web;
     struct picture picture;
     struct stream *stream;
