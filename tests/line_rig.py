@@ -49,6 +49,7 @@ SERIAL, CAMERA = "SIM0001", "cam0"
 MARGIN, COLUMNS, HEIGHT, STRIP_LINES = 32, 128, 64, 4001  # a prime: defects fall differently into each turn's frames
 RATE = 1000  # what a busy machine keeps up with
 COUNTS_PER_LINE = 4
+MM_PER_COLUMN = 0.1  # on a line that knows where its web is
 PATIENCE_S = 120.0  # how long a test waits for what takes seconds on a quiet machine
 STAGES = ("publisher", "acquire", "worker")
 READY = {"publisher": '"publishing"', "acquire": '"acquiring"', "worker": '"ready"'}
@@ -223,6 +224,8 @@ class LineRig:
         }  # fmt: skip
         camera = {"name": CAMERA, "producer": str(producer), "serial": serial, "max_line_rate_hz": float(self.rate),
                   "buffer_s": 2.0}  # fmt: skip
+        if "web" in settings:
+            camera["mm_per_column"] = MM_PER_COLUMN
         encoder = ["[cameras.encoder]", f"counts_per_line = {COUNTS_PER_LINE}"] if self.encoder else []
         sections: dict[str, dict[str, object]] = {
             "transport": {"directory": "run", "lease_s": 2.0, "drain_s": 30},
@@ -230,7 +233,7 @@ class LineRig:
             "journal": {"file": str(journal)},
         }
         for section, values in settings.items():
-            sections[section] = {**sections[section], **values}
+            sections[section] = {**sections.get(section, {}), **values}
         lines = ['recipe = "recipe.toml"', 'rolls = "commanded"', "status_s = 0.3", "[[cameras]]", *_toml(camera)]
         lines += [*encoder, "[cameras.features]", *_toml(features)]
         for section, values in sections.items():
@@ -403,6 +406,8 @@ def _toml(values: dict[str, object]) -> list[str]:
     def written(value: object) -> str:
         if isinstance(value, dict):
             return "{" + ", ".join(f"{key} = {written(one)}" for key, one in value.items()) + "}"
+        if isinstance(value, list):
+            return "[" + ", ".join(map(written, value)) + "]"
         return f'"{value}"' if isinstance(value, str) else str(value).lower()
 
     return [f'"{key}" = {written(value)}' for key, value in values.items()]

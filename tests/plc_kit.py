@@ -38,6 +38,11 @@ class Plant:
     splice: int = 0
     roll_start: int = 0
     roll_end: int = 0
+    sync: tuple[int, int] = (0, 0)
+
+    def pulse(self) -> None:
+        """A sync pulse latches the PLC's counter."""
+        self.sync = self.sync[0] % 0xFFFF + 1, PLC_COUNTER.wrap(self.position + self.offset)
 
     def moves_to(self, count: int) -> None:
         for position in range(self.position, count):
@@ -137,6 +142,7 @@ class PlantLink:
             connected=True, session=self._session, heard_ns=plant.clock.now, enabled=True,
             position=position, position_ns=plant.clock.now, acknowledge=plant.acknowledge,
             splice=plant.splice, roll_start=plant.roll_start, roll_end=plant.roll_end,
+            sync=plant.sync,
         )  # fmt: skip
 
     @property

@@ -55,8 +55,8 @@ class Change(NamedTuple):
 class PlcProcess:
     """tools/plc/plc.py; `options` are its command line."""
 
-    def __init__(self, folder: Path, *options: str) -> None:
-        self.port = free_port()
+    def __init__(self, folder: Path, *options: str, port: int | None = None) -> None:
+        self.port = port or free_port()
         self.log = folder / "gates.log"
         self._options = options
         self.start()

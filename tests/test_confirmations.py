@@ -72,6 +72,16 @@ def test_a_slow_look_counts_the_openings_between() -> None:
     assert [one.kind for one in plant.found] == ["gate-unconfirmed"]
 
 
+def test_a_gate_may_open_for_a_window_without_being_expected_to() -> None:
+    plant = Plant()
+    plant.look(0)
+    for first in (100, 300):
+        plant.judge.ordered(0, first, first + 50, expected=False)
+    plant.look(120, opened_at=100)
+    plant.look(500)
+    assert plant.found == []
+
+
 def test_the_first_look_judges_nothing() -> None:
     plant = Plant()
     plant.judge.ordered(0, 100, 200)

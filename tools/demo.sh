@@ -12,13 +12,12 @@ if ! tools/simulator/build.sh; then
   echo "no simulated camera without a C compiler: the footage is played into the line instead"
   camera=(--without-camera)
 fi
-echo "a live line: camera, acquire, worker, publisher, and a subscriber that prints"
+echo "a live line: camera, acquire, worker, publisher, PLC, and a subscriber that prints"
 python tools/live_demo.py "${camera[@]}"
-echo
-echo "against the defects that were planted (docs/acceptance.md):"
-python tools/score.py out/line/events.jsonl tools/demo/plain/defects.json --columns 640 --demand
 
 echo
 echo "the same footage by linescan-replay:"
 linescan-replay tools/demo/plain --recipe config/recipes/weave.toml --output "$out" --quiet
+echo "against the defects that were planted (docs/acceptance.md):"
+python tools/score.py "$out/events.jsonl" tools/demo/plain/defects.json --columns 640 --demand
 echo "look at $out/web.png: the defects are outlined in red"

@@ -1,21 +1,25 @@
-"""The demo's live line: a simulated camera, `linescan run`, and a subscriber that prints what is found as it happens.
+"""The demo's live line: simulated camera, `linescan run`, reference PLC, and a subscriber that prints what is found.
 
 python tools/live_demo.py [--without-camera]
 
-Writes out/line. Ends the roll after the footage has passed once, stops the line, and sums up; exit code 1 where lines
-do not add up. Without the camera (it needs a C compiler) linescan-replay plays the footage into the same line.
+Writes out/line. Ends the roll after the footage has passed once, lets the web run on until all of it has passed the
+gates, stops the line, and sums up; exit code 1 where lines do not add up, or a defect that was found went through a
+gate. Without the camera (it needs a C compiler) linescan-replay plays the footage into the same line, without a PLC.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,8 +29,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "tools" / "simulator")]
+sys.path[:0] = [str(ROOT), str(ROOT / "tools"), str(ROOT / "tools" / "simulator")]
 
+import plant  # noqa: E402
 import simctl  # noqa: E402
 
 from linescan.cli.describe import describe  # noqa: E402
@@ -40,6 +45,14 @@ FOOTAGE = ROOT / "tools" / "demo" / "plain"
 SERIAL = "SIM0001"
 LINESCAN = [sys.executable, "-m", "linescan.cli.main"]
 REPLAY = [sys.executable, "-m", "linescan.cli.replay"]
+DEFECTS = FOOTAGE / "defects.json"
+GATES = OUTPUT / "gates.log"
+CLEAN, AGAIN = (
+    slice(1347, 1650),
+    slice(1475, 1650),
+)  # good lines of the footage that follow it, the second ones for ever:
+# of all joints in that stretch its ends fit best; the first joint, at line 3072, is a splice and is found
+AFTER = 2560  # lines that follow: those until the roll has ended, and those between camera and gate
 PATIENCE_S = 120.0  # for the start: the model is loaded and measured
 
 
@@ -69,17 +82,37 @@ class Seen:
                 print(f"{event.sequence:>5}  {text}", flush=True)
 
     @property
+    def lines_of_roll(self) -> int:
+        return self.end.lines if self.end is not None else 0
+
+    @property
     def end(self) -> RollEnd | None:
         ends = [event.message for event in self.events if isinstance(event.message, RollEnd)]
         return ends[-1] if ends else None
 
 
 def prepare(strip: NDArray[np.uint8]) -> simctl.Simulator:
-    """The simulated camera's state folder, showing the strip once."""
+    """The simulated camera's state folder, showing the strip once, and good web after it."""
     simulator = simctl.Simulator(OUTPUT / "camera")
-    simctl.write_strip(simulator.folder / "web.pgm", strip)
+    after = np.concatenate([strip[CLEAN]] + [strip[AGAIN]] * -(-AFTER // (AGAIN.stop - AGAIN.start)))[:AFTER]
+    simctl.write_strip(simulator.folder / "web.pgm", np.concatenate([strip, after]))
     simulator.configure(**{SERIAL: {"strip": "web.pgm", "loop": False}})
     return simulator
+
+
+@contextmanager
+def config_for(simulator: simctl.Simulator | None) -> Iterator[Path]:
+    """line.toml; without a camera it must have no PLC, for a recording must not open gates."""
+    if simulator is not None:
+        yield CONFIG
+        return
+    text = CONFIG.read_text(encoding="utf-8")
+    without = CONFIG.with_name(".line-without-plc.toml")
+    without.write_text(re.sub(r"\[plc\][^\[]*", "", text), encoding="utf-8")
+    try:
+        yield without
+    finally:
+        without.unlink()
 
 
 def shipped_footage() -> NDArray[np.uint8]:
@@ -89,27 +122,39 @@ def shipped_footage() -> NDArray[np.uint8]:
 
 def run_line(seen: Seen, simulator: simctl.Simulator | None, lines: int) -> float:
     """Runs the line until the web has passed and everything is inspected; seconds from its first line to its end."""
-    options = [] if simulator else ["--without-cameras"]
     environment = {**os.environ, **(simulator.environment() if simulator else {})}
-    process = subprocess.Popen([*LINESCAN, "run", "--config", CONFIG, *options], env=environment, cwd=ROOT)
-    player = None
-    try:
-        with subscribe(CONFIG, 0, on_status=seen.status, on_progress=seen.progress) as events:
-            if simulator is None:
-                player = subprocess.Popen([*REPLAY, FOOTAGE, "--config", CONFIG, "--speed", "500", "--quiet"], cwd=ROOT)
-            first = _wait(events, seen, process, lambda: seen.inspected_up_to > 0)
-            if simulator is not None:  # a replay ends its roll by itself
-                _wait(events, seen, process, lambda: seen.lines >= lines)
-                subprocess.run([*LINESCAN, "roll", "end", "--config", CONFIG], check=True, cwd=ROOT)
-            end = _wait(events, seen, process, lambda: seen.end is not None)
-            if player is not None:
-                player.wait(60)
-    finally:
-        process.send_signal(signal.SIGTERM)
-        code = process.wait(60)
+    with ExitStack() as stack:
+        config = stack.enter_context(config_for(simulator))
+        if simulator is not None:
+            stack.enter_context(plant.running(config, simulator.folder, SERIAL, GATES))
+        options = [] if simulator else ["--without-cameras"]
+        process = subprocess.Popen([*LINESCAN, "run", "--config", config, *options], env=environment, cwd=ROOT)
+        stack.callback(_stop, process)
+        events = stack.enter_context(subscribe(config, 0, on_status=seen.status, on_progress=seen.progress))
+        if simulator is None:
+            return _play(events, seen, process, config)
+        first = _wait(events, seen, process, lambda: seen.inspected_up_to > 0)
+        _wait(events, seen, process, lambda: seen.lines >= lines)
+        subprocess.run([*LINESCAN, "roll", "end", "--config", config], check=True, cwd=ROOT)
+        end = _wait(events, seen, process, lambda: seen.end is not None)
+        _wait(events, seen, process, lambda: seen.lines >= lines + AFTER)  # the web ends there
+    return end - first
+
+
+def _play(events: Any, seen: Seen, process: subprocess.Popen[bytes], config: Path) -> float:
+    """A replay ends its roll by itself."""
+    player = subprocess.Popen([*REPLAY, FOOTAGE, "--config", config, "--speed", "500", "--quiet"], cwd=ROOT)
+    first = _wait(events, seen, process, lambda: seen.inspected_up_to > 0)
+    end = _wait(events, seen, process, lambda: seen.end is not None)
+    player.wait(60)
+    return end - first
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    process.send_signal(signal.SIGTERM)
+    code = process.wait(60)
     if code:
         raise SystemExit(f"the line ended with exit code {code}")
-    return end - first
 
 
 def _wait(events: Any, seen: Seen, process: subprocess.Popen[bytes], done: Any) -> float:
@@ -124,12 +169,13 @@ def _wait(events: Any, seen: Seen, process: subprocess.Popen[bytes], done: Any) 
 
 
 def sum_up(seen: Seen, emitted: Counter[str], columns: int, seconds: float) -> bool:
-    """Prints what came of it; whether every line that the camera emitted is accounted for."""
+    """Prints what came of it; whether every line of the roll that the camera emitted is accounted for."""
     end = seen.end
     assert end is not None
     scanned = sum(emitted.values())
     adds_up = end.lines == end.lines_inspected + end.lines_in_gaps and scanned == end.lines
-    print(f"\ncamera emitted {scanned} lines ({', '.join(f'{count} {what}' for what, count in emitted.items())})")
+    print(f"\nin the roll the camera emitted {scanned} lines "
+          f"({', '.join(f'{count} {what}' for what, count in emitted.items())})")  # fmt: skip
     print(f"{end.lines} lines scanned = {end.lines_inspected} inspected + {end.lines_in_gaps} in gaps", end="")
     print("" if adds_up else "  <- THIS DOES NOT ADD UP")
     latencies = np.array(seen.latencies_ms or [np.nan])
@@ -150,8 +196,40 @@ def main() -> int:
     seconds = run_line(seen, simulator, len(strip))
     with (OUTPUT / "events.jsonl").open("w", encoding="utf-8") as file:
         file.writelines(json.dumps(to_dict(event.message)) + "\n" for event in seen.events)
-    emitted = simulator.count(SERIAL) if simulator else Counter(played=len(strip))
-    return 0 if sum_up(seen, emitted, strip.shape[1], seconds) else 1
+    emitted = Counter(played=len(strip))
+    if simulator is not None:
+        emitted = Counter[str]()
+        for entry in simulator.log(SERIAL):
+            if entry.first_line < seen.lines_of_roll:
+                emitted[entry.outcome] += entry.lines
+    good = sum_up(seen, emitted, strip.shape[1], seconds)
+    if simulator is not None:
+        good &= gates(seen)
+    return 0 if good else 1
+
+
+def gates(seen: Seen) -> bool:
+    """Prints what the gates did to each planted defect; whether they took out all that were found."""
+    planted = json.loads(DEFECTS.read_text(encoding="utf-8"))
+    found = [event.message for event in seen.events if isinstance(event.message, Region)]
+    print("\nat the gates:")
+    through = plant.report(CONFIG, planted, GATES)
+    wrongly = [one for one in through if any(_meet(one, region) for region in found)]
+    print(f"(behind line {len(shipped_footage())} the web is pieced together: its joints are found too)")
+    print(f"{len(planted) - len(through)} of {len(planted)} planted defects were taken out; "
+          f"{len(through) - len(wrongly)} were not found and went through")  # fmt: skip
+    if wrongly:
+        print(f"{len(wrongly)} WERE FOUND AND WENT THROUGH")
+    return not wrongly
+
+
+def _meet(defect: dict[str, Any], region: Region) -> bool:
+    return (
+        region.first_line <= defect["last_line"]
+        and defect["first_line"] <= region.last_line
+        and region.first_column <= defect["last_column"]
+        and defect["first_column"] <= region.last_column
+    )
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from linescan.cameras.layout import PACKED
+from linescan.cli.check_distances import check_distances
 from linescan.cli.check_recipes import check_others, load_recipe
 from linescan.cli.common import add_execution_arguments, add_model_arguments
 from linescan.config import Recipe, load_toml
@@ -51,6 +52,7 @@ def _check_line(args: argparse.Namespace) -> int:
         load_keys(line.file(line.settings.transport.keys))
     asked = line.settings.worker
     setups = load_recipe(line, line.recipe)
+    distances = check_distances(line, setups)
     setup = next(iter(setups.values()))
     execution = choose_execution(setup.bundle, asked.device, asked.precision, asked.batch, asked.threads)
     for one in setups.values():
@@ -58,7 +60,7 @@ def _check_line(args: argparse.Namespace) -> int:
     args.recipe = line.recipe_file(line.recipe)
     _report(args, setup, execution)
     _check_speed(line, setup, patches_per_second(setup.bundle, execution))
-    for said in check_others(line, execution):
+    for said in (*distances, *check_others(line, execution)):
         print(said)
     return 0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from linescan.cli.check_distances import check_distances
 from linescan.config import Recipe, load_toml
 from linescan.errors import ConfigError, LinescanError
 from linescan.flatfield_file import flatfield_of
@@ -40,6 +41,11 @@ def check_others(line: Line, execution: Execution) -> list[str]:
             said.append(f"recipe {name}: sound; `linescan roll start --recipe {name}` switches to it")
         except LinescanError as error:
             said.append(f"warning: recipe {name} would be refused: {error}")
+            continue
+        try:
+            check_distances(line, setups)
+        except ConfigError as error:  # a line runs with it, and rejects good web
+            said.append(f"warning: {error}")
     return said
 
 

@@ -42,10 +42,10 @@ class Confirmations:
         self._gates = [_Gate() for _ in range(outputs)]
         self._tolerance = tolerance
 
-    def ordered(self, output: int, first: int, end: int) -> None:
-        """A window that was given to the PLC in time."""
+    def ordered(self, output: int, first: int, end: int, expected: bool = True) -> None:
+        """A window that was given to the PLC; the gate is `expected` to open for it, if it is not open anyway."""
         windows, reach = self._gates[output].windows, 2 * self._tolerance
-        joined = _Window(first, end)
+        joined = _Window(first, end, seen=not expected)
         apart: list[_Window] = []
         for one in windows:
             if one.first <= joined.end + reach and joined.first <= one.end + reach:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from linescan.line import Rejects
 from linescan.line import Web as WebSettings
 from linescan.plc.link import COUNTS, Flags, PlcLink, PlcView
+from linescan.schedule import UNANNOUNCED, Window
 from linescan.stages.confirmations import Confirmations
 from linescan.web import Counter, Motion
 
@@ -72,9 +73,10 @@ class Gatekeeper:
             known = self._near()
         return PLC_COUNTER.unwrap(shown, shown if known is None else known)
 
-    def ordered(self, lane: str, first: int, end: int) -> None:
-        """The PLC will have that order in time."""
-        self._confirmations.ordered(self._outputs[lane], first, end)
+    def ordered(self, window: Window) -> None:
+        """The gate may open for that; what comes late, or is rejected anyway, is no reason to expect that it does."""
+        expected = window.in_time and window.cause not in UNANNOUNCED
+        self._confirmations.ordered(self._outputs[window.lane], window.first, window.end, expected)
 
     def confirm(self, limits: Mapping[str, int | None], passes: bool) -> list[Answer]:
         """What the gates' sensors say; unless the PLC `passes` anything, gates are open for no order's sake."""

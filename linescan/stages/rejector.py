@@ -311,10 +311,8 @@ class Rejector:
             self._desk.order(roll, window, grade)
             if window.cause == "region":
                 self._say(self._watch.window(roll, window))
-            if window.in_time:
-                self._gates.ordered(window.lane, window.first, window.end)
-            else:
-                self.late = True
+            self._gates.ordered(window)
+            self.late |= not window.in_time
 
     def _speak(self, now: int) -> None:
         live = all(camera.is_live(now, self._live_ns) for camera in self._cameras.values())

@@ -51,7 +51,7 @@ def fig5(workspace: Workspace) -> None:
     for whole in (sets.grid(workspace.data, 256), sets.aitex(workspace.data)):
         web = whole.limited(workspace.limit)
         by_area = sorted(web.test, key=lambda path, web=web: int(_mask(web, path).sum()))  # type: ignore[misc]
-        chosen = [by_area[-1], by_area[len(by_area) // 2]]
+        chosen = list(dict.fromkeys([by_area[-1], by_area[len(by_area) // 2]]))
         trained = [workspace.trained(web, method) for method in ("l2", "ssim")]
         more, spent = _side_by_side(workspace, web, trained, chosen)
         rows += more
@@ -99,7 +99,9 @@ def fig8(workspace: Workspace) -> None:
     """The defects of grid that differ most and least from the web around them in grey."""
     web = sets.grid(workspace.data, 256).limited(workspace.limit)
     contrasts = sorted(_contrasts(web))
-    chosen = [contrasts[-1], contrasts[0]]
+    if not contrasts:
+        raise InputError(f"{web.masks}: no defect of {LEAST_DEFECT_PX} pixels or more among the test images")
+    chosen = list(dict.fromkeys([contrasts[-1], contrasts[0]]))
     trained = {method: workspace.trained(web, method) for method in ("l2", "ssim")}
     rows, seconds = _side_by_side(workspace, web, list(trained.values()), [path for _, path in chosen])
     make_folder(workspace.out)

@@ -25,7 +25,7 @@ from linescan.training.produce import PRESETS, produce
 from linescan.training.train import Epoch, Trainer
 from paper.sets import ImageSet
 
-RATES = tuple(10.0**power for power in range(-1, 8))  # false alarms per megapixel, for the bundle's own threshold
+RATES = (0.1, 10.0, 1e3, 1e5, 1e7)  # false alarms per megapixel, for the bundle's own threshold
 PAPER_EPOCHS, PAPER_PATCHES = 200, 10_000
 
 

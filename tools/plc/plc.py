@@ -59,6 +59,8 @@ class Machine:
         self.encoder = make_encoder(arguments)
         self.log = arguments.log.open("a") if arguments.log else None
         self.scan_s = arguments.scan_s
+        self._watchdog_ns = int(arguments.watchdog_s * 1e9)
+        self._scanned_ns: int | None = None
         self.frozen = self.stuck = self.tear = False
         self.count = 0
         self.verdicts = [Verdict(True, "")] * arguments.outputs
@@ -67,6 +69,7 @@ class Machine:
 
     def scan(self) -> None:
         now_ns = time.monotonic_ns()
+        self._fall_off(now_ns)
         self.count = self.encoder.count(now_ns) & MASK
         if self.frozen:
             verdicts = [Verdict(False, "stopped")] * len(self.verdicts)
@@ -78,6 +81,19 @@ class Machine:
         self.verdicts = verdicts
         if self.tear and not self.frozen:
             self.image.put_u32(at.POSITION, self.count ^ 0x8000)  # beside the check word of another one
+
+    def _fall_off(self, now_ns: int) -> None:
+        """The hardware watchdog: without a scan for so long the outputs are off, and were from then on."""
+        before_ns, self._scanned_ns = self._scanned_ns, now_ns
+        if not self._watchdog_ns or before_ns is None or now_ns - before_ns <= self._watchdog_ns:
+            return
+        fell_ns = before_ns + self._watchdog_ns
+        self.count = self.encoder.count(fell_ns) & MASK
+        fallen = Verdict(False, "watchdog")
+        for output, verdict in enumerate(self.verdicts):
+            if verdict.passes:
+                self._gate(output, fallen, fell_ns)
+        self.verdicts = [fallen] * len(self.verdicts)
 
     def _gate(self, output: int, verdict: Verdict, now_ns: int) -> None:
         if self.log:
@@ -223,6 +239,7 @@ def parse(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--word-order", choices=("high-first", "low-first"), default="high-first")
     parser.add_argument("--byte-order", choices=("big", "little"), default="big")
     parser.add_argument("--scan-s", type=float, default=0.01)
+    parser.add_argument("--watchdog-s", type=float, default=0.0, help="gates reject after so long without a scan; 0: none")
     parser.add_argument("--heartbeat-s", type=float, default=0.5, help="linescan's may stand still for so long")
     parser.add_argument("--outputs", type=int, choices=range(1, at.OUTPUTS + 1), default=4, metavar="1…16")
     parser.add_argument("--depth", type=int, default=at.DEPTH, help="entries of the FIFO, a power of two")
