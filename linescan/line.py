@@ -24,6 +24,7 @@ class Encoder(Settings):
     latch: str | None = None  # feature that holds the count latched at the last sync pulse, for web.tie = "pulse"
     counts_per_line: Annotated[int, Field(ge=1)] = 1
     bits: Annotated[int, Field(ge=8, le=64)] = 32
+    direction: Literal["up", "down"] = "up"  # how it counts while the web runs forward
 
 
 class CameraSettings(Settings):

@@ -514,6 +514,17 @@ def test_every_line_is_delivered_or_lost(bench: Bench, first_frame_id: int, bits
     assert sum(item.pixels.shape[0] for item in came if isinstance(item, Lines)) == outcomes["delivered"]
 
 
+def test_a_counter_that_counts_down(bench: Bench) -> None:
+    bench.configure(encoder_start=40)
+    camera = bench.open(encoder={"direction": "down"})
+    camera.start()
+    came = [next_of(camera) for _ in range(2)]
+    camera.close()
+    log = bench.simulator.log("SIM0001")[:2]
+    counts = [item.encoder_count for item in came if isinstance(item, Lines)]
+    assert counts == [2**32 - entry.encoder_count for entry in log]
+
+
 def test_a_stopped_camera_hands_over_what_it_had_delivered(bench: Bench) -> None:
     camera = bench.open()
     camera.start()

@@ -177,7 +177,13 @@ class GenicamCamera:
             chunk = self._settings.encoder.chunk
             raise self._refused(f"its frames carry no {chunk}: {self._how_to_enable(chunk)}") from error
         self._counted = True
-        return count
+        return self._forward(count)
+
+    def _forward(self, count: int) -> int:
+        """The count of a counter that grows while the web runs forward, as all others here do."""
+        assert self._settings.encoder is not None
+        bits = self._settings.encoder.bits
+        return (count if self._settings.encoder.direction == "up" else -count) % (1 << bits)
 
     def stop(self) -> None:
         try:
@@ -189,7 +195,7 @@ class GenicamCamera:
         if self._latch is None:
             return None
         try:
-            return int(self._latch.get_value(ignore_cache=True))
+            return self._forward(int(self._latch.get_value(ignore_cache=True)))
         except GENICAM_ERRORS as error:
             raise self._lost(brief(error)) from error
 
