@@ -28,7 +28,7 @@ from linescan.inspection import Footprint, Inspector
 from linescan.line import Line
 from linescan.messages import Frame, Gap, Message, Region, RollCommand, Status
 from linescan.replay.roll import inspect_roll
-from linescan.replay.session import _RollChanges
+from linescan.replay.session import RollChanges
 from linescan.stages import recorder as recorder_module
 from linescan.stages.recorder import Recorder
 from tests.inspection_kit import nothing
@@ -137,7 +137,7 @@ def _unbuffered(path: Path, camera: str, **options: Any) -> McapWriter:
 def replayed(footage: McapFootage) -> list[Message]:
     """What the engine finds in the recording, roll by roll as linescan-replay has them."""
     told: list[Message] = []
-    rolls = _RollChanges()
+    rolls = RollChanges()
     for _, frames in groupby(footage, rolls.number_of):
         assert rolls.name is not None
         inspector = Inspector(SETTINGS, Footprint(COLUMNS, 8, footage.camera or "", rolls.name), nothing)
