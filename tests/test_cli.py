@@ -341,7 +341,7 @@ def test_check_names_what_is_wrong_with_a_line(
 GATED = """
 [web]
 counts_per_mm = 8.0
-top_speed_mm_s = 500.0
+top_speed_mm_s = 250.0
 
 [rejects]
 lead_mm = 1.0

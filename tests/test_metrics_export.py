@@ -79,7 +79,9 @@ def test_a_frame_counts_in_every_step_and_every_counter_appears(tmp_path: Path) 
         acquire = Acquire(
             line, line.settings.cameras[0], camera, network, utc_ns=clock, metrics=meters["acquire"], **times
         )
-        worker = Worker(line, "cam0", network, ToyEngine, metrics=meters["worker"], **times)
+        worker = Worker(
+            line, "cam0", network, lambda recipe, stored: ToyEngine(stored), metrics=meters["worker"], **times
+        )
         while not acquire.registered:
             publisher.turn()
         acquire.begin()

@@ -209,7 +209,7 @@ def test_a_camera_behind_the_reference_line_has_so_much_less(tmp_path: Path) -> 
     first_line=st.sampled_from([0, 320]),
     offset=st.integers(-(1 << 31), 1 << 31),
 )
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_every_defective_millimetre_lies_in_a_window(
     tmp_path: Path,
     defects: list[tuple[int, int, bool]],
