@@ -41,7 +41,16 @@ STEPS: dict[Stage, dict[Step, str]] = {
 }
 BUCKETS_S = (1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 0.1, 0.2, 0.5, 1, 2, 5, 10)
 GAUGES = frozenset(  # counters of Status that are none
-    {"retained_bytes", "last_sequence", "not_durable", "brightness_permille", "brightness_wanted_permille"}
+    {
+        "retained_bytes",
+        "last_sequence",
+        "not_durable",
+        "brightness_permille",
+        "brightness_wanted_permille",
+        "leased",
+        "orders_pending",
+        "orders_undelivered",
+    }
 )
 
 

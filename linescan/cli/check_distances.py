@@ -11,7 +11,7 @@ from linescan.line import CameraSettings, Gate, Line
 from linescan.neighbours import beside
 from linescan.recipe import Setup
 from linescan.schedule import shortest_distance_mm
-from linescan.stages.publisher import views_of
+from linescan.stages.borders import views_of
 
 ROUNDING = 1e-9  # of quotients of what line.toml says
 
