@@ -69,6 +69,7 @@ class TrainingSettings(Settings):
     ssim: SsimSettings = SsimSettings()
     samples: Annotated[int, Field(ge=1, le=64)] = 6  # N of the VAE, §4.2
     kl_weight: Annotated[float, Field(gt=0)] = 1.0  # of a VAE's divergence from the prior, against eq. 2
+    kl_warmup_epochs: Annotated[int, Field(ge=0)] = 10  # in the first half that weight is 0, in the second it rises
     features: Annotated[str, Field(pattern="^(random|[0-9a-f]{64})?$")] = ""
     feature_weight: Annotated[float, Field(gt=0)] = 1.0  # λ of eq. 3
 

@@ -348,11 +348,16 @@ class Origin(Message):
 
 @dataclass(frozen=True)
 class Latched(Message):
-    """A sync pulse latched the camera's counter at that count; `number` counts the pulses that acquire saw."""
+    """A sync pulse latched the camera's counter at that count; `number` counts the pulses that acquire saw.
+
+    It was seen at that monotonic time, on the boot with that id: what waited in a socket is of an older pulse.
+    """
 
     camera: str
     number: int
     encoder_count: int
+    monotonic_ns: int
+    boot: str
 
 
 @dataclass(frozen=True)

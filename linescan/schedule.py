@@ -70,6 +70,7 @@ class _Gate:
 class _Camera:
     lanes: tuple[str, ...]
     up_to: int | None = None  # at the reference line; None: where its lines are is not known
+    final: int = 0  # up to which its present roll was called final: after the web ran back it begins before `up_to`
 
 
 class Schedule:
@@ -186,6 +187,7 @@ class Schedule:
             if end > reached:
                 ordered += self._reject((lane,), reached, end, cause, source, now_ns)
         known.lanes, known.up_to = sees, first if known.up_to is None else max(first, known.up_to)
+        known.final = first
         self._advance((*before, *sees))
         return ordered
 
@@ -196,6 +198,7 @@ class Schedule:
     def reached(self, camera: str, up_to: int) -> None:
         """The camera's lines before count `up_to` are final or in gaps, and all of them was told here."""
         known = self._cameras[camera]
+        known.final = max(known.final, up_to)
         if known.up_to is not None and up_to > known.up_to:
             known.up_to = up_to
             self._advance(known.lanes)
@@ -212,7 +215,7 @@ class Schedule:
         for lane, first, end in windows:
             self._gates[lane].windows.add(first, end)
         for camera, count in up_to.items():
-            self._cameras[camera].up_to = count
+            self._cameras[camera].up_to = self._cameras[camera].final = count
         self._advance(self._gates)
 
     def moved(self, now_ns: int) -> list[Window]:
@@ -248,7 +251,7 @@ class Schedule:
         known = self._cameras[camera]
         if known.up_to is None:
             return []  # all that was scanned so far will be rejected when it begins
-        first = first if opens else max(first, known.up_to)
+        first = first if opens else max(first, known.final)
         named = tuple(lanes)
         gated = self._gated(named)
         if not gated or len(gated) < len(set(named)):

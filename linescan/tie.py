@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
+from math import ceil
 
 from linescan.line import Web as WebSettings
 
@@ -16,7 +17,6 @@ PAIR_S = 0.5  # latches of one pulse come to be known within this of each other
 PAIR_NS = int(PAIR_S * 1e9)
 MISSED = 3  # pulses in a row that only one counter latched
 SIDES = ("camera", "PLC")
-NEVER = 1 << 62
 
 
 class Tie:
@@ -40,6 +40,11 @@ class Tie:
         self.trusted, self.reason = False, reason
         self._owes_acknowledgement = True
         self._candidate = None
+
+    @property
+    def lost(self) -> bool:
+        """Whether trust was lost and nobody has acknowledged it."""
+        return self._owes_acknowledgement
 
     def resume(self, offset: int) -> None:
         """Goes on with the offset that was trusted before a restart; the next pulse or position checks it."""
@@ -69,19 +74,20 @@ class SharedTie(Tie):
     Args:
         bits: of the counter that wraps earlier; the offset is known modulo its range.
         tolerance, top_speed: in counts and counts/s.
+        scan_s: how old a position may be when it is read: the PLC writes it once a scan.
     """
 
-    def __init__(self, offset_counts: int, bits: int, tolerance: float, top_speed: float) -> None:
+    def __init__(self, offset_counts: int, bits: int, tolerance: float, top_speed: float, scan_s: float = 0.0) -> None:
         super().__init__("the PLC's position and the camera's first lines have not been compared yet")
-        self._offset_counts, self._span = offset_counts, 1 << bits
-        self._tolerance, self._top_speed = tolerance, top_speed
+        self.offset_counts, self._span = offset_counts, 1 << bits
+        self._tolerance, self._top_speed, self._scan_s = tolerance, top_speed, scan_s
         self._highest: int | None = None  # position; the web may run back, the lines do not
 
     @classmethod
-    def of(cls, web: WebSettings, bits: int) -> SharedTie:
+    def of(cls, web: WebSettings, bits: int, scan_s: float = 0.0) -> SharedTie:
         """`bits` of the camera's counter."""
         per_mm = web.counts_per_mm
-        return cls(web.offset_counts, min(bits, 32), web.tolerance_mm * per_mm, web.top_speed_mm_s * per_mm)
+        return cls(web.offset_counts, min(bits, 32), web.tolerance_mm * per_mm, web.top_speed_mm_s * per_mm, scan_s)
 
     def distrust(self, reason: str) -> None:
         super().distrust(reason)
@@ -90,10 +96,11 @@ class SharedTie(Tie):
     def check(self, line_count: int, line_ns: int, position: int, position_ns: int) -> None:
         """Compares the camera's newest line, and when it had come, with a position of the PLC, and when it was read."""
         self._highest = position if self._highest is None else max(self._highest, position)
-        offset = self.offset if self.trusted and self.offset is not None else self._offset(line_count, self._highest)
-        ahead = self._highest - (line_count + offset)
         before_s, after_s = max(line_ns - position_ns, 0) / 1e9, max(position_ns - line_ns, 0) / 1e9
-        lowest = -self._tolerance - self._top_speed * before_s
+        lowest = -self._tolerance - self._top_speed * (before_s + self._scan_s)
+        known = self.offset if self.trusted else None
+        offset = self._offset(self._highest - line_count, lowest) if known is None else known
+        ahead = self._highest - (line_count + offset)
         highest = self._tolerance + self._top_speed * (after_s + LATE_S)
         if lowest <= ahead <= highest:
             self._propose(offset)
@@ -104,10 +111,9 @@ class SharedTie(Tie):
         else:
             self._candidate = None
 
-    def _offset(self, line_count: int, position: int) -> int:
-        """The offset by which the position is ahead of the line the least, and not behind it beyond the tolerance."""
-        least = line_count + self._offset_counts - int(self._tolerance)
-        return self._offset_counts + (position - least) // self._span * self._span
+    def _offset(self, ahead: int, lowest: float) -> int:
+        """The offset by which a position that is so much ahead of a line is ahead the least, and not below `lowest`."""
+        return self.offset_counts + (ahead - self.offset_counts - ceil(lowest)) // self._span * self._span
 
 
 @dataclass(frozen=True)
@@ -132,7 +138,7 @@ class PulseTie(Tie):
         super().__init__("no sync pulse yet")
         self._tolerance = tolerance
         self._waiting: dict[str, deque[_Latch]] = {side: deque() for side in SIDES}
-        self._latest_ns = dict.fromkeys(SIDES, -NEVER)
+        self._latest: dict[str, _Latch | None] = dict.fromkeys(SIDES)
         self._missed = 0
         self.pairs = 0
         self.unpaired = 0
@@ -150,20 +156,25 @@ class PulseTie(Tie):
         """The PLC's count at a pulse."""
         self._latched("PLC", _Latch(count, came_ns))
 
+    def distrust(self, reason: str) -> None:
+        super().distrust(reason)
+        for waiting in self._waiting.values():
+            self.unpaired += len(waiting)
+            waiting.clear()
+
     def _latched(self, side: str, latch: _Latch) -> None:
-        before, self._latest_ns[side] = self._latest_ns[side], latch.came_ns
-        if latch.came_ns - before < 2 * PAIR_NS:
+        before, self._latest[side] = self._latest[side], latch
+        if before is not None and latch.count == before.count:
+            return  # the web stands
+        if before is not None and latch.came_ns - before.came_ns < 2 * PAIR_NS:
             self.distrust(
                 f"the {side} latched two sync pulses within {2 * PAIR_S:g} s: which of them belong together is unknown"
             )
-            for waiting in self._waiting.values():
-                self.unpaired += len(waiting)
-                waiting.clear()
             return
         self._waiting[side].append(latch)
         self.settle(latch.came_ns)
         camera, plc = (self._waiting[side] for side in SIDES)
-        if camera and plc:
+        if camera and plc and abs(plc[0].came_ns - camera[0].came_ns) <= PAIR_NS:
             self._pair(plc.popleft().count - camera.popleft().count)
 
     def settle(self, now_ns: int) -> None:

@@ -142,10 +142,11 @@ class Motion:
     Args:
         top_speed: the fastest that the web runs, counts/s.
         tolerance: counts by which a position may be off.
+        scan_s: how old a position may be when it is read, since its owner writes it once a scan.
     """
 
-    def __init__(self, top_speed: float, tolerance: float) -> None:
-        self._top_speed, self._tolerance = top_speed, tolerance
+    def __init__(self, top_speed: float, tolerance: float, scan_s: float = 0.0) -> None:
+        self._top_speed, self._tolerance, self._scan_s = top_speed, tolerance, scan_s
         self._samples: deque[tuple[int, int]] = deque()  # (monotonic ns, count), of the last second
         self.position: int | None = None
         self.position_ns = 0
@@ -155,18 +156,22 @@ class Motion:
         self.jumps = 0
 
     @classmethod
-    def of(cls, web: WebSettings) -> Motion:
-        return cls(web.top_speed_mm_s * web.counts_per_mm, web.tolerance_mm * web.counts_per_mm)
+    def of(cls, web: WebSettings, scan_s: float = 0.0) -> Motion:
+        return cls(web.top_speed_mm_s * web.counts_per_mm, web.tolerance_mm * web.counts_per_mm, scan_s)
 
-    def moved(self, position: int, monotonic_ns: int) -> bool:
+    def moved(self, position: int, monotonic_ns: int, latest_ns: int | None = None) -> bool:
         """Takes the position at a time not before the last one; False where no web moves so far: the counter jumped.
 
         After a jump it goes on from there; what was said of counts before means nothing any more.
+
+        Args:
+            latest_ns: when it may have been read at the latest, where a slow answer leaves that open.
         """
         sound = True
         if self.position is not None:
-            passed_s = max(monotonic_ns - self.position_ns, 0) / 1e9
-            sound = abs(position - self.position) <= self._top_speed * passed_s * 1.25 + self._tolerance
+            passed_s = max((latest_ns or monotonic_ns) - self.position_ns, 0) / 1e9
+            most = self._top_speed * (1.25 * passed_s + self._scan_s) + self._tolerance
+            sound = abs(position - self.position) <= most
         if not sound:
             self.jumps += 1
             self._samples.clear()

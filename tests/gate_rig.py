@@ -20,12 +20,13 @@ from tests.plc_rig import PlcProcess, encoder, free_port
 
 LANES = {"left": (MARGIN, 80), "right": (80, COLUMNS)}  # columns; the n-th lane has output n
 COUNTS_PER_MM = 40
-DISTANCE = 1500  # lines from the camera to the gates
+RATE = 500  # lines a second
+DISTANCE = 750  # lines from the camera to the gates
 WATCHDOG_S = 0.06
-LEAD, LAG = 80, 10  # lines; the lead covers what a gate that moves at the PLC's scans lets through too late
+LEAD, LAG = 40, 8  # lines; the lead covers what a gate that moves at the PLC's scans lets through too late
 WRAP = 1 << 32
-STRIP = 3001  # lines, a prime
-WRAP_LINE = STRIP + 2050  # at the camera when its counter wraps; DISTANCE lines before it there is a defect as well
+STRIP = 1501  # lines, a prime
+WRAP_LINE = 2 * STRIP + 1050  # at the camera when its counter wraps; DISTANCE lines before it there is a defect as well
 
 
 class Planted(NamedTuple):
@@ -38,15 +39,15 @@ class Planted(NamedTuple):
 
 DEFECTS = (
     Planted(60, 66, (40, 46)),
-    Planted(200, 212, (76, 86)),  # in both lanes
-    Planted(400, 700, (50, 55)),  # at the gate when the counter wraps
-    Planted(650, 656, (100, 107)),
-    Planted(1100, 1108, (90, 98)),
-    Planted(1160, 1168, (90, 98)),  # nearer to it than the lead
-    Planted(1500, 1512, (60, 66)),
-    Planted(1900, 2200, (110, 115)),  # at the camera when the counter wraps
-    Planted(2600, 2605, (60, 65)),
-    Planted(2990, 2998, (84, 92)),
+    Planted(130, 142, (76, 86)),  # in both lanes
+    Planted(210, 400, (50, 55)),  # at the gate when the counter wraps
+    Planted(330, 336, (100, 107)),
+    Planted(600, 608, (90, 98)),
+    Planted(640, 648, (90, 98)),  # nearer to it than the lead
+    Planted(780, 792, (60, 66)),
+    Planted(950, 1150, (110, 115)),  # at the camera when the counter wraps
+    Planted(1300, 1305, (60, 65)),
+    Planted(1492, 1498, (84, 92)),
 )
 
 
@@ -80,7 +81,7 @@ class GateRig(LineRig):
         lead, lag = (lines * COUNTS_PER_LINE / COUNTS_PER_MM for lines in (LEAD, LAG))
         port = free_port()
         super().__init__(
-            folder, producer, strip=planted(), camera={"encoder_start": self.encoder_start},
+            folder, producer, strip=planted(), rate=RATE, camera={"encoder_start": self.encoder_start},
             web={"counts_per_mm": float(COUNTS_PER_MM), "top_speed_mm_s": 300.0, "tolerance_mm": 2.0},
             rejects={"lead_mm": lead, "lag_mm": lag, "gates": gates}, plc={"host": "127.0.0.1", "port": port},
             **settings,
@@ -203,7 +204,7 @@ class GateRig(LineRig):
             through[self.line_at(first) : self.line_at(end) + 1] = True
         return through
 
-    def wait_passing(self, lines: int = 400) -> None:
+    def wait_passing(self, lines: int = 250) -> None:
         """So many lines more go through each gate."""
         since = self.line_at_gate()
         outputs = range(len(LANES))

@@ -636,15 +636,19 @@ def test_the_count_that_a_sync_pulse_latched(bench: Bench) -> None:
     camera.close()
 
 
+def asked_until_lost(camera: GenicamCamera) -> None:
+    until = time.monotonic() + 10
+    while time.monotonic() < until:
+        camera.latched()
+        time.sleep(0.01)
+
+
 def test_a_latch_cannot_be_read_of_a_camera_that_is_gone(bench: Bench) -> None:
     camera = bench.open(encoder={"latch": "EncoderLatchedValue"})
     camera.start()
     bench.simulator.unplug("SIM0001")
-    until = time.monotonic() + 10
     with pytest.raises(CameraLostError, match="camera top"):
-        while time.monotonic() < until:
-            camera.latched()
-            time.sleep(0.01)
+        asked_until_lost(camera)
     with pytest.raises(CameraLostError, match="camera top"):
         camera.check()
 

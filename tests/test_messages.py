@@ -82,7 +82,7 @@ EXAMPLES: dict[str, Message] = {
     "register": messages.Register("c", ""),
     "registered": messages.Registered("c", 2, "r", "denim", False, True, ORIGIN, 64, 70, 8, 9, "boot", "shutdown", ""),
     "origin": ORIGIN,
-    "latched": messages.Latched("c", 3, 4711),
+    "latched": messages.Latched("c", 3, 4711, 8, "boot"),
     "kept": messages.Kept("c", "r"),
     "leaving": messages.Leaving("c", "camera-lost"),
     "roll_command": messages.RollCommand("start", "r", "denim"),

@@ -236,7 +236,7 @@ def test_a_checkpoint_of_other_features_is_refused(images: GoodImages, tmp_path:
 def test_a_checkpoint_from_before_the_methods_is_resumed(images: GoodImages, tmp_path: Path) -> None:
     Trainer(images, asked(epochs=1), CPU, tmp_path / "c").fit()
     state = torch.load(tmp_path / "c", weights_only=True)
-    for key in ("samples", "kl_weight", "features", "feature_weight"):
+    for key in ("samples", "kl_weight", "kl_warmup_epochs", "features", "feature_weight"):
         del state["settings"][key]
     for epoch in state["history"]:
         del epoch["variation"], epoch["latent_used"]

@@ -291,7 +291,7 @@ def test_a_torn_position_leaves_the_last_one_with_its_time() -> None:
     assert sight.look(at.read_plc_block(words, packing), 10, 20).position == 70_000
     words[place] = [*packing.u32(80_000), packing.guarded(70_000)[2]]
     torn = sight.look(at.read_plc_block(words, packing), 30, 40)
-    assert (torn.position, torn.position_ns, torn.heard_ns) == (70_000, 15, 40)
+    assert (torn.position, torn.position_ns, torn.heard_ns) == (70_000, 10, 40)
 
 
 def test_the_first_opening_of_a_gate_is_seen() -> None:

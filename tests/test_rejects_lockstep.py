@@ -268,6 +268,19 @@ def disturb(mill: Mill, script: list[tuple[str, int]], seed: int) -> None:
     mill.plain(camera, 2 * DISTANCE)
 
 
+def test_a_publisher_that_starts_above_a_standing_web_goes_on(mill: Mill) -> None:
+    camera = mill.start()
+    mill.plain(camera, START)
+    mill.kill_publisher()
+    mill.start_publisher()
+    mill.turn(40, 0.05)  # no line comes
+    assert mill.publisher is not None
+    assert mill.publisher.faults == ()
+    assert mill.plant.flags.ready
+    mill.plain(camera, 2 * DISTANCE)
+    assert set(range(START - DISTANCE, START + DISTANCE - 40)) <= mill.went_through(0)
+
+
 # ------------------------------------------------------------------------------------------------ operators
 
 

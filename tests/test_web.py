@@ -151,6 +151,15 @@ def test_a_position_that_no_web_can_have_reached_is_a_jump() -> None:
     assert motion.moved(5000, motion.position_ns + S)  # it was away for long
 
 
+@pytest.mark.parametrize("every_ms", [3, 7, 20, 33])
+def test_a_position_that_is_as_old_as_a_scan_is_no_jump(every_ms: int) -> None:
+    motion, scan_ns = Motion(TOP, 10, scan_s=0.01), 10 * MS
+    for now in range(0, 2 * S, every_ms * MS):
+        written = now // scan_ns * scan_ns
+        assert motion.moved(TOP * written // S, now)
+    assert not motion.moved(TOP * 2 + 10 + 100 + 13 * every_ms + 200, motion.position_ns + every_ms * MS)
+
+
 def test_an_old_position_has_gone_on() -> None:
     motion = Motion(TOP, 10)
     position, now = run(motion, [400.0, 400.0])
@@ -259,9 +268,9 @@ def test_what_one_counter_alone_latched_is_no_pair_and_soon_a_loss() -> None:
     tie = PulseTie.of(WEB)
     now = pulses(tie, [(1000, 7000), (None, 8000), (3000, None), (4000, 10_000)])
     assert (tie.trusted, tie.unpaired, tie.pairs) == (True, 2, 2)
-    now = pulses(tie, [(None, 11_000)] * (MISSED - 1), now)
+    now = pulses(tie, [(None, 10_000 + 1000 * missed) for missed in range(1, MISSED)], now)
     assert tie.trusted
-    now = pulses(tie, [(None, 12_000)], now)
+    now = pulses(tie, [(None, 20_000)], now)
     assert not tie.trusted
     assert f"{MISSED} sync pulses in a row were latched by one counter alone, now the PLC" in tie.reason
 
@@ -271,6 +280,51 @@ def test_a_latch_that_came_too_late_is_no_pair() -> None:
     pulses(tie, [(1000, 7000)], late_ns=600 * MS)
     tie.settle(10 * S)
     assert (tie.trusted, tie.unpaired) == (False, 2)
+
+
+def test_a_latch_that_is_told_late_is_no_pair_with_a_newer_one() -> None:
+    tie = PulseTie.of(WEB)
+    tie.plc_latched(9000, 4 * S)
+    tie.camera_latched(1000, 2 * S)
+    assert not tie.trusted
+    tie.settle(4 * S)
+    tie.camera_latched(3000, 4 * S + 100 * MS)
+    assert (tie.trusted, tie.offset, tie.unpaired) == (True, 6000, 1)
+
+
+def test_pulses_of_a_web_that_stands_say_nothing() -> None:
+    tie = PulseTie.of(WEB)
+    now = pulses(tie, [(1000, 7000)] + [(None, 7000), (1000, None), (1000, 7000)] * MISSED)
+    assert (tie.trusted, tie.pairs, tie.unpaired) == (True, 1, 0)
+    pulses(tie, [(2000, 8001)], now)
+    assert (tie.trusted, tie.pairs, tie.drift) == (True, 2, 1)
+
+
+def test_what_was_latched_before_trust_was_lost_mends_nothing() -> None:
+    tie = PulseTie.of(WEB)
+    now = pulses(tie, [(1000, 7000)]) + 2 * S
+    tie.camera_latched(2000, now)
+    tie.distrust("the camera's counter was reset")
+    tie.plc_latched(8000, now + 100 * MS)
+    tie.acknowledge()
+    assert tie.lost is tie.trusted is False
+    assert (tie.pairs, tie.unpaired) == (1, 1)
+
+
+def test_a_position_of_the_scan_before_is_not_behind_the_line() -> None:
+    tie = SharedTie.of(WEB, 32, scan_s=0.01)
+    tie.check(2000, S, 6900, S)  # at top speed 100 counts a scan
+    assert (tie.trusted, tie.offset) == (True, 5000)
+    tie.check(2100, S, 6990, S)
+    assert tie.trusted
+    tie.check(2101, S, 6990, S)
+    assert not tie.trusted
+
+
+def test_a_position_read_before_the_line_came_is_not_the_counters_last_turn() -> None:
+    tie = SharedTie.of(WEB, 32)
+    tie.check(2000, S, 6950, S - 100 * MS)
+    assert (tie.trusted, tie.offset) == (True, 5000)
 
 
 @pytest.mark.parametrize("side", ["camera", "PLC"])

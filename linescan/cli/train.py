@@ -57,6 +57,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--kl-weight", type=float, default=default.kl_weight, metavar="W", help="of a VAE's divergence from the prior"
     )
     others.add_argument(
+        "--kl-warmup-epochs",
+        type=int,
+        default=default.kl_warmup_epochs,
+        metavar="N",
+        help="the weight is 0 for half of them, then rises",
+    )
+    others.add_argument(
         "--features",
         metavar="FILE",
         help=f"torchvision's AlexNet for method fm, or {RANDOM!r} (default: from torch hub's folder)",
@@ -143,6 +150,7 @@ def _settings(args: argparse.Namespace, features: str) -> TrainingSettings:
         ssim=checked(SsimSettings, "linescan train", **ssim, alpha=alpha, beta=beta, gamma=gamma),
         samples=args.samples,
         kl_weight=args.kl_weight,
+        kl_warmup_epochs=args.kl_warmup_epochs,
         features=features,
         feature_weight=args.feature_weight,
     )

@@ -43,7 +43,7 @@ def _surprise(web: Tensor, mean: Tensor, variance: Tensor, noise_variance: float
     """−log of the web's density given the samples, less its least possible value, so that it is 0 or more.
 
     A pixel given one sample is normal about it with variance σ₀²; given N samples it is a mixture, of which this takes
-    the mean and the variance σ₀² + the samples' own (An & Cho 2015; docs/decisions/009).
+    the mean and the variance σ₀² + the samples' own (An & Cho 2015; docs/decisions/010).
     """
     spread = 1 + variance.clamp_min(0) / noise_variance
     return 0.5 * ((web - mean) ** 2 / (noise_variance * spread) + torch.log(spread))

@@ -20,13 +20,13 @@ from linescan.journal.file import BUSY_S, LOG_BYTES, explained, locked
 from linescan.messages import Reject
 
 ORDERS_ID = 0x4C534F52  # "LSOR"
-ORDERS_VERSION = 1
+ORDERS_VERSION = 2
 _SCHEMA = f"""
 BEGIN;
 CREATE TABLE orders (sequence INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL, reject BLOB NOT NULL);
 CREATE INDEX orders_by_id ON orders (id);
 CREATE TABLE places (camera TEXT PRIMARY KEY, roll TEXT NOT NULL, origin INTEGER NOT NULL, reached INTEGER NOT NULL,
-    ahead INTEGER NOT NULL);
+    ahead INTEGER);
 CREATE TABLE known (only_one INTEGER PRIMARY KEY CHECK (only_one = 0), from_count INTEGER);
 INSERT INTO known VALUES (0, NULL);
 PRAGMA application_id = {ORDERS_ID};
@@ -39,13 +39,14 @@ COMMIT;
 class Place:
     """Where a camera's roll lies: `origin` is the count of its line 0, `reached` how far its inspection was seen.
 
-    Both are counts of the camera's counter that do not wrap; the PLC's was `ahead` of it by so many.
+    Both are counts of the camera's counter that do not wrap; the PLC's was `ahead` of it by so many, None: that was not
+    known, or not believed any more.
     """
 
     roll: str
     origin: int
     reached: int
-    ahead: int
+    ahead: int | None
 
 
 class OrderBook:

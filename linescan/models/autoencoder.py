@@ -11,7 +11,7 @@ from linescan.config import TrainingSettings
 
 NEGATIVE_SLOPE = 0.2  # of the leaky ReLU, §3.1 of the paper
 WIDEST_LOG_VARIANCE = 20.0  # of a latent dimension; beyond it exp leaves what bfloat16 and float32 can add
-FIRST_LOG_VARIANCE = -2.0  # with which a VAE starts: less noise than signal, so that it starts to move
+FIRST_LOG_VARIANCE = -6.0  # with which a VAE starts: less noise than signal, so that it starts to move
 
 # (output channels, kernel, stride, padding) of Conv1…Conv8; Conv9 takes what is left, P/16 × P/16, to d.
 ENCODER_LAYERS = (

@@ -45,7 +45,8 @@ class Flags:
 class PlcView:
     """What the PLC said last; requests are counters of edges, so that none is lost between two looks.
 
-    `position` is its encoder count at `position_ns` (monotonic); `sync` the number and count of its last latched pulse
+    `position` is its encoder count, read not before `position_ns` (monotonic) and not after the answer that brought it;
+    a PLC whose heartbeat stands brings none. `sync` is the number and count of its last latched pulse
     (number 0: none yet). `gates` counts for each output the openings that its sensor confirmed, and `opened_at` the
     count of the last one; both are None where the PLC has no such inputs. The counters count from 0 when the link
     began and never fall: a PLC's restart presses no button. `faults` are of the link, in words; `reason` says more.

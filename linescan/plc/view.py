@@ -71,6 +71,7 @@ class Sight:
         self._opened_at = [0] * OUTPUTS
         self._position: int | None = None
         self._position_ns = 0
+        self._beat = 0  # the PLC's heartbeat when it wrote that position
         self._sync = (0, 0)
 
     def restart(self) -> None:
@@ -82,8 +83,10 @@ class Sight:
 
     def look(self, block: PlcBlock, asked_ns: int, heard_ns: int) -> PlcView:
         """`asked_ns` and `heard_ns` are when the question left and when the answer had come."""
-        if block.position is not None:  # a torn one: the last one stays, with its time
-            self._position, self._position_ns = block.position, (asked_ns + heard_ns) // 2
+        stands = self._position is not None and block.heartbeat == self._beat  # its program: the web may go on
+        if block.position is not None and not stands:  # a torn one: the last one stays, with its time
+            self._position, self._position_ns = block.position, asked_ns
+            self._beat = block.heartbeat
         if block.sync_number == 0:
             self._sync = (0, 0)
         elif block.sync_count is not None:

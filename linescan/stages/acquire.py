@@ -236,7 +236,7 @@ class Acquire:
         if count is not None and count != self._latched:
             if self._latched is not None:
                 self._pulses += 1
-                self._publisher.report(Latched(self._name, self._pulses, count))
+                self._publisher.report(Latched(self._name, self._pulses, count, self._looked_ns, boot_id()))
             self._latched = count
 
     def _take(self, lines: Lines) -> None:

@@ -63,7 +63,7 @@ class Gatekeeper:
         before, self.view = self.view, self._link.view()
         view, jumped = self.view, False
         if view.position is not None and view.position_ns > self._motion.position_ns:
-            jumped = not self._motion.moved(self.unwrapped(view.position), view.position_ns)
+            jumped = not self._motion.moved(self.unwrapped(view.position), view.position_ns, view.heard_ns)
         pulsed = view.sync[0] != before.sync[0] and before.connected  # what stood there at first may be old
         return Seen(jumped, self.unwrapped(view.sync[1]) if pulsed else None)
 

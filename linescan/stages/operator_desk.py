@@ -10,6 +10,7 @@ from linescan.messages import Done, Message, Notice, Order, Refused, RollCommand
 from linescan.plc.link import PlcView
 from linescan.stages.rejector import Rejector
 
+DIGITS = 18  # of an event's number at most: SQLite's integers have no more than 63 bits
 NO_REJECTS = "the line has no [rejects] in its line.toml"
 
 
@@ -60,7 +61,7 @@ class OperatorDesk:
 
     def _judge(self, order: Order) -> Done | Refused:
         """Keeps what an event was in truth, beside it in the journal."""
-        number = int(order.about) if order.about.isdecimal() else 0
+        number = int(order.about) if order.about.isdecimal() and len(order.about) <= DIGITS else 0
         found = self._journal.since(number - 1, 1) if number else []
         if not found or found[0].sequence != number:
             return Refused("", f"there is no event {order.about!r} in the journal", None)

@@ -45,7 +45,7 @@ class OrderDesk:
         self._deadlines: list[tuple[int, int]] = []  # a heap: deadline and sequence of what was ordered in time
         self._pending: dict[int, Reject] = {}  # by sequence
         self._passed: list[int] = []
-        self.unkept = False  # the book could not be written
+        self._unkept: dict[int, Reject] = {}  # of them, what the book could not be given
         self._counters: Counter[str] = Counter()
 
     def restore(self) -> list[Reject]:
@@ -63,17 +63,29 @@ class OrderDesk:
             window.first, window.end, window.deadline, window.in_time, grade.category, grade.severity,
         )  # fmt: skip
         self._last += 1
-        try:
-            self._book.add(self._last, reject)
-            self.unkept = False
-        except JournalFullError:  # a restart would forget it; the PLC does not
-            self.unkept = True
+        self._unkept[self._last] = reject
+        if not self.keep():  # a restart would forget it; the PLC does not
             self._counters["orders_unkept"] += 1
         self._pending[self._last] = reject
         self._counters["rejects"] += 1
         self._counters["rejects_late"] += not reject.in_time
         self._give(self._last, reject, grade)
         self._tell(reject)
+
+    def keep(self) -> bool:
+        """Whether the book has every order; tries again with those that it lacks."""
+        try:
+            for sequence, reject in list(self._unkept.items()):
+                self._book.add(sequence, reject)
+                del self._unkept[sequence]
+        except JournalFullError:
+            return False
+        return True
+
+    @property
+    def unkept(self) -> bool:
+        """Whether the book could not be written."""
+        return bool(self._unkept)
 
     def late(self, position: int | None) -> bool:
         """Whether the web, at `position` by now, has passed the deadline of an order that the PLC does not have."""
@@ -107,6 +119,7 @@ class OrderDesk:
     def _forget(self, gone: list[int], known_from: int | None) -> None:
         for sequence in gone:
             del self._pending[sequence]
+            self._unkept.pop(sequence, None)
             self._missing.discard(sequence)
         if gone and self._link is not None:
             self._link.forget(shown(sequence) for sequence in gone)

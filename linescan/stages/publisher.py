@@ -149,8 +149,7 @@ class Publisher:
             if ledger.origin is not None and (lines := self._rejector.lines_of(ledger.origin)) is not None:
                 self._border.place(ledger.camera, ledger.origin.roll, lines)
             if ledger.roll_start is not None:
-                progress = ledger.mark.progress if ledger.mark else None
-                self._rejector.journaled(ledger.camera, ledger.roll_start, ledger.origin, progress)
+                self._rejector.journaled(ledger.camera, ledger.roll_start, ledger.origin, ledger.mark)
 
     def _tell(self, event: Reject | Notice) -> None:
         self._store.add_own(event, self._replays)

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 
 from linescan.errors import JournalFullError
+from linescan.journal import Mark
 from linescan.journal.orders import OrderBook
 from linescan.line import Line
 from linescan.messages import (
@@ -32,8 +33,10 @@ from linescan.plc.link import Flags, PlcLink, PlcView
 from linescan.schedule import Schedule, Uninspected, Window
 from linescan.stages.gatekeeper import Gatekeeper
 from linescan.stages.order_desk import NO_GRADE, Grade, OrderDesk
+from linescan.stages.registration import boot_id
 from linescan.stages.tracked_camera import TrackedCamera
 from linescan.stages.watch import Watch
+from linescan.tie import PAIR_NS
 from linescan.web import Motion
 
 FORGET_S = 1.0  # between looks at what has passed
@@ -64,8 +67,11 @@ class Rejector:
         self._web, self._rejects = settings.web, settings.rejects
         self._live_ns = int((LIVE_STATUSES * settings.status_s + 1) * 1e9)
         self._book, self._has_plc, self._tell, self._clock = book, link is not None, tell, clock_ns
-        self._motion = Motion.of(self._web)
-        self._cameras = {one.name: TrackedCamera(one, self._web, book.place(one.name)) for one in settings.cameras}
+        self._motion = Motion.of(self._web, self._rejects.plc_scan_s)
+        scan_s = self._rejects.plc_scan_s
+        self._cameras = {
+            one.name: TrackedCamera(one, self._web, book.place(one.name), scan_s) for one in settings.cameras
+        }
         self.lanes = tuple(gate.lane for gate in self._rejects.gates)
         self._schedule = self._new_schedule()
         outputs = {gate.lane: gate.output for gate in self._rejects.gates}
@@ -105,15 +111,17 @@ class Rejector:
 
     # ------------------------------------------------------------------------------------------ from the cameras
 
-    def journaled(self, camera: str, start: RollStart, origin: Origin | None, progress: Progress | None) -> None:
+    def journaled(self, camera: str, start: RollStart, origin: Origin | None, mark: Mark | None) -> None:
         """What the journal knows of a camera's last roll, at the start; what the book lacks is rejected unseen."""
         one = self._cameras[camera]
         if origin is not None:
             self.take_origin(origin)
         self._begin_roll(one, start, placed=one.roll == start.roll)
-        if progress is None or one.on_web is None or one.roll != progress.roll:
+        if mark is None or one.on_web is None or one.roll != mark.progress.roll:
             return
-        one.end_line(max(progress.lines_scanned, progress.inspected_up_to))
+        progress = mark.progress
+        came_ns = mark.monotonic_ns if mark.boot == boot_id() else None
+        one.end_line(max(progress.lines_scanned, progress.inspected_up_to), came_ns)
         known = one.on_web.count(progress.inspected_up_to)
         if one.ahead is not None and one.reached is not None and known > one.reached:
             self._uninspected(one, one.reached, known, "untrusted", "unknown to the book of orders")
@@ -167,7 +175,12 @@ class Rejector:
     def take_latched(self, latched: Latched) -> None:
         """A sync pulse latched the camera's counter."""
         camera = self._cameras[latched.camera]
-        camera.latched(latched.number, latched.encoder_count, self._clock(), self._near(camera))
+        now = self._clock()
+        seen_ns = latched.monotonic_ns if latched.boot == boot_id() else now
+        if now - seen_ns > PAIR_NS:  # it waited while nobody listened: the PLC's latch is another pulse's by now
+            self._counters["pulses_late"] += 1
+        else:
+            camera.latched(latched.encoder_count, seen_ns, self._near(camera))
 
     def take_status(self, status: Status) -> None:
         """Acquire's heartbeat."""
@@ -238,7 +251,8 @@ class Rejector:
 
     def _keep(self, camera: TrackedCamera) -> None:
         place = camera.place()
-        if place is None:
+        # a place says that all before it was ordered: beyond an order that the book lacks it would be a lie
+        if place is None or not self._desk.keep():
             return
         try:
             self._book.put_place(camera.name, place)
@@ -280,6 +294,7 @@ class Rejector:
         for camera in self._cameras.values():
             camera.ahead = None
             camera.distrust("the PLC's counter jumped")
+            self._keep(camera)  # the orders behind its place are gone
 
     def _compare(self, camera: TrackedCamera) -> None:
         if self._motion.position is not None:
@@ -294,6 +309,7 @@ class Rejector:
             if not camera.trusted and camera.ahead is not None:
                 camera.ahead = None
                 self._schedule.lose(camera.name)
+                self._keep(camera)
         end = camera.end
         if not camera.trusted or camera.ahead == camera.offset or end is None:
             return

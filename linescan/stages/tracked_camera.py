@@ -18,15 +18,16 @@ class TrackedCamera:
 
     Args:
         place: where an earlier publisher left it, or None.
+        scan_s: how old the PLC's position may be when it is read.
     """
 
-    def __init__(self, settings: CameraSettings, web: WebSettings, place: Place | None) -> None:
+    def __init__(self, settings: CameraSettings, web: WebSettings, place: Place | None, scan_s: float = 0.0) -> None:
         assert settings.encoder is not None  # line.toml was checked: rejects need it
         self.name = settings.name
-        self._settings, self._web = settings, web
+        self._settings, self._web, self._scan_s = settings, web, scan_s
         self._counter = Counter(settings.encoder.bits)
         self._tie: SharedTie | PulseTie
-        self._tie = SharedTie.of(web, settings.encoder.bits) if web.tie == "shared" else PulseTie.of(web)
+        self._tie = SharedTie.of(web, settings.encoder.bits, scan_s) if web.tie == "shared" else PulseTie.of(web)
         self.roll = place.roll if place else ""
         self.on_web = CameraOnWeb.of(place.origin, settings, web) if place else None
         self.reached = place.reached if place else None  # count up to which its inspection is known
@@ -39,11 +40,10 @@ class TrackedCamera:
         self.newest: tuple[int, int] | None = None  # count of the newest line known, and when it had come
         self._end = 0  # of all lines that were heard of
         self._heard: tuple[int, bool] | None = None  # when acquire last spoke, and whether a worker has its lease
-        self._pulses = 0
-        self._before: SharedTie | None = None  # until the first pulse: shows that nothing was reset meanwhile
-        if place is not None and web.tie == "pulse":
-            tie = web.model_copy(update={"offset_counts": place.ahead})
-            self._before = SharedTie.of(tie, settings.encoder.bits)
+        # with sync pulses, what can be seen without one: whether the newest line and the PLC's position go together
+        self._between: SharedTie | None = None
+        if self.ahead is not None and web.tie == "pulse":
+            self._between = self._shared_by(self.ahead)
 
     # ------------------------------------------------------------------------------------------ where its lines are
 
@@ -89,7 +89,7 @@ class TrackedCamera:
 
     def place(self) -> Place | None:
         """For the book."""
-        if self.on_web is None or self.reached is None or self.ahead is None:
+        if self.on_web is None or self.reached is None:
             return None
         return Place(self.roll, self.on_web.origin, self.reached, self.ahead)
 
@@ -108,12 +108,11 @@ class TrackedCamera:
     def reason(self) -> str:
         return self._tie.reason
 
-    def latched(self, number: int, shown: int, now_ns: int, near: int | None) -> None:
+    def latched(self, shown: int, seen_ns: int, near: int | None) -> None:
         """A pulse latched the camera's counter; `near` as in `begin`."""
-        if isinstance(self._tie, PulseTie) and number != self._pulses:
-            self._pulses = number
+        if isinstance(self._tie, PulseTie):
             near = self.newest[0] if near is None and self.newest else near
-            self._tie.camera_latched(self._counter.unwrap(shown, shown if near is None else near), now_ns)
+            self._tie.camera_latched(self._counter.unwrap(shown, shown if near is None else near), seen_ns)
 
     def plc_latched(self, count: int, now_ns: int) -> None:
         if isinstance(self._tie, PulseTie):
@@ -123,18 +122,32 @@ class TrackedCamera:
         """Looks whether the PLC's position goes with the newest line."""
         if isinstance(self._tie, PulseTie):
             self._tie.settle(now_ns)
-        if self.newest is None:
-            return
-        if isinstance(self._tie, SharedTie):
+            self._look_between_pulses(self._tie, position, position_ns)
+        elif self.newest is not None:
             self._tie.check(*self.newest, position, position_ns)
-        elif self._before is not None:
-            self._before.check(*self.newest, position, position_ns)
-            if self._before.offset is not None:
-                self._tie.resume(self._before.offset)
-            self._before = None
+
+    def _look_between_pulses(self, tie: PulseTie, position: int, position_ns: int) -> None:
+        """Goes on with the offset of before a restart; sees a counter that jumped before a pulse shows it."""
+        between = None if tie.lost else self._between  # what was lost only a pulse mends
+        if tie.trusted and tie.offset is not None and (between is None or between.offset_counts != tie.offset):
+            between = self._shared_by(tie.offset)
+        self._between = between
+        if between is None or self.newest is None:
+            return
+        between.check(*self.newest, position, position_ns)
+        if tie.trusted and not between.trusted:
+            tie.distrust("the PLC's position does not go with the camera's newest line: one of the counters jumped")
+        elif between.trusted and between.offset is not None and not tie.trusted:
+            tie.resume(between.offset)
+
+    def _shared_by(self, ahead: int) -> SharedTie:
+        assert self._settings.encoder is not None
+        web = self._web.model_copy(update={"offset_counts": ahead})
+        return SharedTie.of(web, self._settings.encoder.bits, self._scan_s)
 
     def distrust(self, reason: str) -> None:
         self._tie.distrust(reason)
+        self._between = None
 
     def acknowledge(self) -> None:
         self._tie.acknowledge()

@@ -43,6 +43,7 @@ class Objective:
             raise ConfigError(f"method {settings.method}: a feature extractor is needed by method fm, and by it alone")
         self._settings = settings
         self._device = device
+        self.kl_weight = settings.kl_weight  # of this step, while it rises
         self._features = None if features is None else features.to(device).eval().requires_grad_(False)
 
     def __call__(self, model: Model, patches: Tensor, generator: torch.Generator) -> Tensor:
@@ -55,7 +56,7 @@ class Objective:
             with self._half():
                 reconstruction = model.decode(latent)
             squared = reconstruction_loss("vae", patches, reconstruction.float(), settings.ssim)
-            return squared + settings.kl_weight * divergence(mean, log_variance).mean() / pixels
+            return squared + self.kl_weight * divergence(mean, log_variance).mean() / pixels
         reconstruction = self.reconstruct(model, patches)
         loss = reconstruction_loss(settings.method, patches, reconstruction, settings.ssim)
         if self._features is None:

@@ -118,6 +118,7 @@ class Trainer:
         self.model.train()
         for step, chosen in enumerate(batches):
             self._set_learning_rate((number - 1) * len(batches) + step, self.settings.epochs * len(batches))
+            self._set_kl_weight(number - 1 + step / len(batches))
             patches = augment(self._sampler.cut(self._places[chosen]), self.settings.augment, chance)
             loss = self._objective(self.model, patches, chance)
             losses.add(loss.detach())
@@ -139,8 +140,18 @@ class Trainer:
         for group in self._optimiser.param_groups:
             group["lr"] = self.settings.learning_rate * factor
 
+    def _set_kl_weight(self, epochs: float) -> None:
+        """A decoder that has learnt nothing yet gives no reason to keep what the divergence takes away.
+
+        However small its weight: Adam scales the gradients, and alone it would empty the latent dimensions.
+        """
+        warmup = self.settings.kl_warmup_epochs
+        share = 2 * epochs / warmup - 1 if warmup else 1.0
+        self._objective.kl_weight = self.settings.kl_weight * min(1.0, max(0.0, share))
+
     def _validate(self, number: int, loss: float) -> Epoch:
         self.model.eval()
+        self._objective.kl_weight = self.settings.kl_weight
         _, chance = self._generators(0)  # the same sample of a VAE in every epoch
         parts = torch.split(self._validation, 64)
         with torch.inference_mode():

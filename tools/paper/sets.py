@@ -9,6 +9,7 @@ from typing import TextIO
 
 from linescan.errors import InputError
 
+FABRIC_COLUMNS = 512, 4096  # of AITEX's strips: table and selvage lie before
 NATURAL = (".png", ".jpg", ".tif", ".bmp")
 
 
@@ -61,8 +62,8 @@ def aitex(data: Path) -> ImageSet:
     strips = tuple(path for path in images(root / "test/defect") if path.stem in white)
     return ImageSet(
         "aitex", "AITEX fabric 02", images(root / "train/good"), strips, images(root / "test/good"),
-        root / "ground_truth", columns=(512, 4096), terms="trained on AITEX AFID: no licence stated, research use",
-        note=f"columns from 512 on, the {len(strips)} defect strips with a white backdrop",
+        root / "ground_truth", columns=FABRIC_COLUMNS, terms="trained on AITEX AFID: no licence stated, research use",
+        note=f"from column {FABRIC_COLUMNS[0]} on, the {len(strips)} defect strips with a white backdrop",
     )  # fmt: skip
 
 

@@ -93,8 +93,10 @@ def aitex(workspace: Workspace) -> None:
                          str(found.false_regions)])  # fmt: skip
             numbers[label] = {**metrics, **vars(found)}
     heads = ["system", "AUROC", "AUROC, opened", "PRO, opened", "strips with the defect found", "false regions in them"]
-    lines = [*table(heads, rows), "", f"{web.note}. Found at the lowest threshold that leaves no region on the "
-             f"{len(web.limited(workspace.limit).good)} good test strips."]  # fmt: skip
+    good = len(web.limited(workspace.limit).good)
+    lines = table(heads, rows)
+    lines += ["", f"{web.note[0].upper()}{web.note[1:]}.", "Found at the lowest threshold that leaves no region on the "
+              f"{good} good test strips."]  # fmt: skip
     write_report(workspace, "aitex", "AITEX fabric 02: defects found", lines, numbers, seconds=seconds)
 
 

@@ -195,12 +195,15 @@ async def obey_stdin(machine: Machine) -> None:
 async def make_server(arguments: argparse.Namespace) -> tuple[ModbusTcpServer, list[int]]:
     """The server and its own store of registers, which the program works on between requests."""
     stores: list[list[int]] = []
+    writes = arguments.writes.open("a", buffering=1) if arguments.writes else None
 
     async def note(
-        _function: int, _start: int, _address: int, _count: int, store: list[int], _values: object
+        _function: int, _start: int, address: int, _count: int, store: list[int], values: list[int] | None
     ) -> ExcCodes | None:
         if not stores:
             stores.append(store)
+        if writes and values:
+            print(time.monotonic_ns(), address - arguments.base_register, *values, file=writes)
         return None
 
     words = arguments.base_register + at.SPAN
@@ -239,7 +242,7 @@ def parse(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--word-order", choices=("high-first", "low-first"), default="high-first")
     parser.add_argument("--byte-order", choices=("big", "little"), default="big")
     parser.add_argument("--scan-s", type=float, default=0.01)
-    parser.add_argument("--watchdog-s", type=float, default=0.0, help="gates reject after so long without a scan; 0: none")
+    parser.add_argument("--watchdog-s", type=float, default=0.0, help="longest time without a scan; 0: any")
     parser.add_argument("--heartbeat-s", type=float, default=0.5, help="linescan's may stand still for so long")
     parser.add_argument("--outputs", type=int, choices=range(1, at.OUTPUTS + 1), default=4, metavar="1…16")
     parser.add_argument("--depth", type=int, default=at.DEPTH, help="entries of the FIFO, a power of two")
@@ -250,6 +253,7 @@ def parse(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--script", type=script, default=[])
     parser.add_argument("--simulator", type=Path, help="STATE_FOLDER/SERIAL of a simulated camera")
     parser.add_argument("--log", type=Path)
+    parser.add_argument("--writes", type=Path, help="a line a write: monotonic_ns, offset, words")
     parser.add_argument("--map-version", type=int, default=at.VERSION, help="another one is a wrong map")
     return parser.parse_args(words)
 
