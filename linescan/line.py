@@ -166,7 +166,7 @@ class Rejects(Settings):
         for what in ("lane", "output"):
             values = [getattr(gate, what) for gate in gates]
             if len(set(values)) != len(values):
-                raise ValueError(f"each gate needs a {what} of its own, got {values}")
+                raise ValueError(f"no two gates have the same {what}, got {values}")
         return gates
 
 
@@ -272,6 +272,8 @@ class LineSettings(Settings):
         for camera in self.cameras if self.rejects is not None else ():
             if camera.encoder is None or camera.mm_per_column is None:
                 raise ValueError(f"[rejects] needs cameras.{camera.name}.encoder and .mm_per_column")
+            if self.web is not None and self.web.tie == "pulse" and camera.encoder.latch is None:
+                raise ValueError(f'web.tie = "pulse" needs cameras.{camera.name}.encoder.latch')
         return self
 
     @model_validator(mode="after")

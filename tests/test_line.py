@@ -139,3 +139,28 @@ def test_a_frame_must_fit_into_what_is_kept(tmp_path: Path) -> None:
     camera.pixel_format, camera.frame_lines = "RGB8", 342
     with pytest.raises(ConfigError, match="retain_mib"):
         check_camera(line, camera)
+
+
+WEB = "[web]\ncounts_per_mm = 10.0\ntop_speed_mm_s = 50.0\n"
+GATES = '[rejects]\nlead_mm = 1.0\nlag_mm = 1.0\ngates = [{lane = "a", output = 0, distance_mm = 100.0}]\n'
+PLACED = CAMERA + "mm_per_column = 0.1\n[cameras.encoder]\ncounts_per_line = 1\n"
+
+
+@pytest.mark.parametrize(
+    ("cameras", "tables", "complaint"),
+    [
+        (PLACED, WEB + '[plc]\nhost = "plc"\n', r"\[plc\] needs \[rejects\]"),
+        (PLACED, GATES, r"\[rejects\] needs \[web\]"),
+        (CAMERA, WEB + GATES, r"needs cameras\.left\.encoder and \.mm_per_column"),
+        (PLACED, WEB + 'tie = "pulse"\n' + GATES, r"needs cameras\.left\.encoder\.latch"),
+        (
+            PLACED,
+            WEB + GATES.replace("}]", '}, {lane = "b", output = 0, distance_mm = 9.0}]'),
+            "no two gates have the same output",
+        ),
+    ],
+)
+def test_rejects_need_to_know_where_things_are(tmp_path: Path, cameras: str, tables: str, complaint: str) -> None:
+    with pytest.raises(ConfigError, match=complaint):
+        line(tmp_path, tables, cameras=cameras)
+    assert line(tmp_path, WEB + GATES, cameras=PLACED).settings.rejects is not None

@@ -70,7 +70,7 @@ name = "cam0"
 producer = "camera.cti"
 serial = "1"
 max_line_rate_hz = 1000.0
-encoder = {{ counts_per_line = {COUNTS_PER_LINE} }}
+encoder = {{ counts_per_line = {COUNTS_PER_LINE}, latch = "Latch" }}
 mm_per_column = 0.5
 features = {{ Height = {HEIGHT} }}
 {camera}
