@@ -403,7 +403,7 @@ class Order(Message):
     `lane` is empty where it is all of them; `about` and `text` are a verdict's: which event, and what was said.
     """
 
-    action: Literal["bypass-on", "bypass-off", "splice", "test-reject", "acknowledge", "verdict"]
+    action: Literal["bypass-on", "bypass-off", "splice", "test-reject", "acknowledge", "verdict", "status"]
     lane: str
     about: str
     text: str

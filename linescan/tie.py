@@ -13,6 +13,7 @@ from math import ceil
 from linescan.line import Web as WebSettings
 
 LATE_S = 2.0  # how long a line may be on its way from the sensor until its time is taken
+KEPT_NS = int(2 * LATE_S * 1e9)  # positions of so long ago are kept
 PAIR_S = 0.5  # latches of one pulse come to be known within this of each other
 PAIR_NS = int(PAIR_S * 1e9)
 MISSED = 3  # pulses in a row that only one counter latched
@@ -81,7 +82,8 @@ class SharedTie(Tie):
         super().__init__("the PLC's position and the camera's first lines have not been compared yet")
         self.offset_counts, self._span = offset_counts, 1 << bits
         self._tolerance, self._top_speed, self._scan_s = tolerance, top_speed, scan_s
-        self._highest: int | None = None  # position; the web may run back, the lines do not
+        # positions that were the highest so far, and when they were read; the web may run back, the lines do not
+        self._seen: deque[tuple[int, int]] = deque()
 
     @classmethod
     def of(cls, web: WebSettings, bits: int, scan_s: float = 0.0) -> SharedTie:
@@ -91,16 +93,24 @@ class SharedTie(Tie):
 
     def distrust(self, reason: str) -> None:
         super().distrust(reason)
-        self._highest = None
+        self._seen.clear()
+
+    def plc_anew(self) -> None:
+        """The PLC was restarted: a counter that began anew is no web that ran back."""
+        self._seen.clear()
 
     def check(self, line_count: int, line_ns: int, position: int, position_ns: int) -> None:
-        """Compares the camera's newest line, and when it had come, with a position of the PLC, and when it was read."""
-        self._highest = position if self._highest is None else max(self._highest, position)
+        """Compares the camera's newest line, and when it had come, with a position of the PLC, and when it was read.
+
+        Of the positions so far it is the first one after the line had come: by the newest, the web has moved on.
+        """
+        self._see(position, position_ns)
+        position_ns, highest_position = next((one for one in self._seen if one[0] >= line_ns), self._seen[-1])
         before_s, after_s = max(line_ns - position_ns, 0) / 1e9, max(position_ns - line_ns, 0) / 1e9
         lowest = -self._tolerance - self._top_speed * (before_s + self._scan_s)
         known = self.offset if self.trusted else None
-        offset = self._offset(self._highest - line_count, lowest) if known is None else known
-        ahead = self._highest - (line_count + offset)
+        offset = self._offset(highest_position - line_count, lowest) if known is None else known
+        ahead = highest_position - (line_count + offset)
         highest = self._tolerance + self._top_speed * (after_s + LATE_S)
         if lowest <= ahead <= highest:
             self._propose(offset)
@@ -110,6 +120,16 @@ class SharedTie(Tie):
             self.distrust(f"the PLC's counter is {where} the camera's newest line, {most:.0f} at most can be")
         else:
             self._candidate = None
+
+    def _see(self, position: int, position_ns: int) -> None:
+        seen = self._seen
+        highest = max(position, seen[-1][1]) if seen else position
+        if not seen or position_ns > seen[-1][0]:
+            seen.append((position_ns, highest))
+        else:
+            seen[-1] = seen[-1][0], highest
+        while seen[0][0] < position_ns - KEPT_NS:
+            seen.popleft()
 
     def _offset(self, ahead: int, lowest: float) -> int:
         """The offset by which a position that is so much ahead of a line is ahead the least, and not below `lowest`."""

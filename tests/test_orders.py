@@ -43,6 +43,19 @@ def test_places_are_kept(tmp_path: Path) -> None:
         assert book.place("cam0") == place
 
 
+def test_a_book_of_another_line_is_emptied(tmp_path: Path) -> None:
+    with OrderBook(tmp_path / "orders") as book:
+        book.belongs_to("gates at 100 mm")
+        book.add(1, order(1))
+        book.put_place("cam0", Place("r", 1, 2, 3))
+        book.forget([], 40)
+    with OrderBook(tmp_path / "orders") as book:
+        book.belongs_to("gates at 100 mm")
+        assert len(book.pending()) == 1
+        book.belongs_to("gates at 160 mm")
+        assert (book.pending(), book.place("cam0"), book.known_from, book.last) == ([], None, None, 1)
+
+
 def test_what_was_added_outlives_a_kill(tmp_path: Path) -> None:
     code = (
         "import os, signal, sys\n"

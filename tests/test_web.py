@@ -201,7 +201,7 @@ def test_the_two_counters_may_have_wrapped_differently() -> None:
 def test_an_implausible_position_is_not_trusted_until_it_was_mended(line: int, position: int, reason: str) -> None:
     tie = SharedTie.of(WEB, 32)
     tie.check(1000, S, 6000, S)
-    tie.check(line, S, position, S + S // 10)
+    tie.check(line, S + 1, position, S + S // 10)
     assert not tie.trusted
     assert reason in tie.reason
     tie.check(8000, S, 13_000, S)
@@ -365,3 +365,18 @@ def test_both_kinds_are_a_tie() -> None:
         assert tie.reason
         tie.acknowledge()  # nothing was lost, nothing is known
         assert not tie.trusted
+
+
+def test_what_the_plc_lost_shows_though_the_web_has_moved_on() -> None:
+    tie = SharedTie.of(WEB, 32)
+    tie.check(1000, S, 6000, S)
+    assert tie.trusted
+    for step in range(1, 20):  # lines are known 0.3 s late, and the PLC has lost 40 counts of its position after 0.5 s
+        now = S + step * S // 10
+        moved = 6000 + 200 * step - (40 if step >= 5 else 0)
+        line_ns = now - 3 * S // 10
+        tie.check(1000 + 200 * (step - 3), line_ns, moved, now)
+        if step < 8:
+            assert tie.trusted, step
+    assert not tie.trusted
+    assert "40 counts behind" in tie.reason

@@ -11,7 +11,8 @@ from linescan.line import Line
 from linescan.messages import Done, Order
 
 ACTIONS = {
-    "bypass-on": "threading: nothing is rejected until bypass-off, and every status says so",
+    "status": "faults, the tie of the counters, what the PLC says, and how far each gate may pass",
+    "bypass-on": "threading: defects are not rejected until bypass-off, and every status says so",
     "bypass-off": "rejects again",
     "splice": "marks a splice at the web's present position",
     "test-reject": "opens the gate of --lane (or all) once, to see that it works",

@@ -38,6 +38,9 @@ def run(args: argparse.Namespace) -> int:
     if isinstance(answer, Refused):
         raise ConfigError(answer.reason)
     assert isinstance(answer, RollState)
+    if args.action == "end":
+        print("ended; no roll is running")
+        return 0
     print(f"roll {answer.roll}, recipe {answer.recipe}" if answer.roll else "no roll is running")
     for camera, line_number in zip(answer.cameras, answer.inspected_up_to, strict=True):
         print(f"  {camera}: inspected up to line {line_number}")

@@ -191,8 +191,12 @@ def run_publisher(args: argparse.Namespace) -> int:
         with stopped_by_signal() as stop:
             health.ready(f"journal {journal.run} at {journal.last}")
             logger.info("publishing", run=journal.run, last=journal.last)
+            faults: tuple[str, ...] = ()
             while not stop.is_set():
                 publisher.turn()
+                if publisher.faults != faults:
+                    faults = publisher.faults
+                    logger.warning("faults", faults=list(faults))
                 health.turn()
                 health.status(", ".join(publisher.faults) or f"{journal.last} events")
             health.stopping()

@@ -20,15 +20,15 @@ from linescan.journal.file import BUSY_S, LOG_BYTES, explained, locked
 from linescan.messages import Reject
 
 ORDERS_ID = 0x4C534F52  # "LSOR"
-ORDERS_VERSION = 2
+ORDERS_VERSION = 3
 _SCHEMA = f"""
 BEGIN;
 CREATE TABLE orders (sequence INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL, reject BLOB NOT NULL);
 CREATE INDEX orders_by_id ON orders (id);
-CREATE TABLE places (camera TEXT PRIMARY KEY, roll TEXT NOT NULL, origin INTEGER NOT NULL, reached INTEGER NOT NULL,
+CREATE TABLE places (camera TEXT PRIMARY KEY, roll TEXT NOT NULL, origin INTEGER, reached INTEGER NOT NULL,
     ahead INTEGER);
-CREATE TABLE known (only_one INTEGER PRIMARY KEY CHECK (only_one = 0), from_count INTEGER);
-INSERT INTO known VALUES (0, NULL);
+CREATE TABLE known (only_one INTEGER PRIMARY KEY CHECK (only_one = 0), from_count INTEGER, line TEXT NOT NULL);
+INSERT INTO known VALUES (0, NULL, '');
 PRAGMA application_id = {ORDERS_ID};
 PRAGMA user_version = {ORDERS_VERSION};
 COMMIT;
@@ -39,12 +39,14 @@ COMMIT;
 class Place:
     """Where a camera's roll lies: `origin` is the count of its line 0, `reached` how far its inspection was seen.
 
+    `origin` is None where nobody knows any more where its lines are.
+
     Both are counts of the camera's counter that do not wrap; the PLC's was `ahead` of it by so many, None: that was not
     known, or not believed any more.
     """
 
     roll: str
-    origin: int
+    origin: int | None
     reached: int
     ahead: int | None
 
@@ -80,6 +82,14 @@ class OrderBook:
         self.close()
 
     # -------------------------------------------------------------------------------------- orders
+
+    def belongs_to(self, line: str) -> None:
+        """Emptied where it is of another line: `line` stands for where gates and cameras are."""
+        with self._transaction():
+            if self._db.execute("SELECT line FROM known").fetchone()[0] != line:
+                self._db.execute("DELETE FROM orders")
+                self._db.execute("DELETE FROM places")
+                self._db.execute("UPDATE known SET from_count = NULL, line = ?", (line,))
 
     @property
     def last(self) -> int:

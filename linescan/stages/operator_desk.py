@@ -45,19 +45,33 @@ class OperatorDesk:
         return self._do(order, rejector)
 
     def _do(self, order: Order, rejector: Rejector) -> Done | Refused:
+        if order.action == "status":
+            return Done(rejector.summary)
         if order.action == "test-reject":
-            lanes = (order.lane,) if order.lane else rejector.lanes
-            if not rejector.test(lanes):
-                return Refused("", "the web's position is not known: the PLC does not tell it", None)
-            return Done(f"gates of {', '.join(lanes)} open once")
+            return self._test(order, rejector)
         if order.action == "splice":
             rejector.splice(order.text)
             return Done("splice marked")
         if order.action == "acknowledge":
             rejector.acknowledge()
             return Done(f"acknowledged; faults now: {', '.join(rejector.faults) or 'none'}")
-        rejector.suspend(order.action == "bypass-on")
-        return Done("BYPASS: nothing is rejected" if rejector.bypass else "rejects are on")
+        return self._suspend(rejector, order.action == "bypass-on")
+
+    def _test(self, order: Order, rejector: Rejector) -> Done | Refused:
+        if not rejector.trusted:
+            return Refused("", "the counters do not agree: the gates reject everything, a test shows nothing", None)
+        lanes = (order.lane,) if order.lane else rejector.lanes
+        if not rejector.test(lanes):
+            return Refused("", "the web's position is not known: the PLC does not tell it", None)
+        return Done(f"gates of {', '.join(lanes)} reject once")
+
+    def _suspend(self, rejector: Rejector, bypass: bool) -> Done:
+        rejector.suspend(bypass)
+        if not bypass:
+            return Done("rejects are on")
+        against = [fault for fault in rejector.faults if fault == "untrusted" or fault.startswith("plc-")]
+        but = f"; but the PLC passes nothing while there is: {', '.join(against)}" if against else ""
+        return Done(f"BYPASS: defects are not rejected{but}")
 
     def _judge(self, order: Order) -> Done | Refused:
         """Keeps what an event was in truth, beside it in the journal."""

@@ -8,6 +8,7 @@ Orders and limits go to the PLC before the events behind them are in the journal
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -41,6 +42,8 @@ from linescan.web import Motion
 
 FORGET_S = 1.0  # between looks at what has passed
 LIVE_STATUSES = 3  # an acquire that is silent for so many statuses is not live
+HELD_S = 5.0  # a gate that the web reaches before the inspection, for so long in a roll, is a fault
+SETTLE_S = 0.5  # after which a gate that was held open follows its orders again
 SOON_S = 0.1  # after which an order that is made now is in the PLC
 
 
@@ -66,6 +69,7 @@ class Rejector:
         assert settings.rejects is not None
         self._web, self._rejects = settings.web, settings.rejects
         self._live_ns = int((LIVE_STATUSES * settings.status_s + 1) * 1e9)
+        book.belongs_to(_fingerprint(line))
         self._book, self._has_plc, self._tell, self._clock = book, link is not None, tell, clock_ns
         self._motion = Motion.of(self._web, self._rejects.plc_scan_s)
         scan_s = self._rejects.plc_scan_s
@@ -80,6 +84,10 @@ class Rejector:
         self._watch = Watch(self._rejects, self._web.counts_per_mm)
         self._forgot_ns = -(1 << 62)
         self._book_fails = False
+        self._held_ns = 0  # since when a gate was where it may not pass any more, 0: none is
+        self.held = False  # for longer than the start of a roll takes
+        self._passable_ns = 0  # since when the gates follow their orders, 0: they do not
+        self._session = 0  # of the PLC
         self.running = ""  # the roll
         self.bypass = self.late = self.stopped = self.unconfirmed = False
         self._counters: Counter[str] = Counter()
@@ -133,6 +141,8 @@ class Rejector:
         if origin.encoder_count is None:
             self._counters["origins_without_count"] += 1
             return
+        if camera.is_another(origin):
+            camera.forget_roll()
         camera.origins[origin.roll] = origin
         self._place(camera)
 
@@ -231,6 +241,7 @@ class Rejector:
         if gap.estimated:  # how far the counter went is not known: neither is where later lines of this roll are
             camera.distrust(f"roll {gap.roll} has a gap whose length is estimated")
             camera.on_web = None
+            self._keep(camera)
             return
         if camera.ahead is not None and camera.on_web is not None:
             source = f"{camera.name}/gap-{gap.first_line}-{gap.last_line}"
@@ -271,7 +282,11 @@ class Rejector:
         """Looks at what the PLC says, and tells it how far it may pass."""
         now = self._clock()
         seen = self._gates.look()
-        if seen.jumped:
+        if self.view.session != self._session:
+            self._session = self.view.session
+            for camera in self._cameras.values():
+                camera.plc_anew()
+        if seen.jumped or self._leapt_back():
             self._begin_anew()
         for camera in self._cameras.values():
             if seen.pulse is not None:
@@ -285,6 +300,15 @@ class Rejector:
             known = {lane: self._schedule.known_from(lane) for lane in self.lanes}
             self._desk.forget({lane: count for lane, count in known.items() if count is not None})
         self._speak(now)
+
+    def _leapt_back(self) -> bool:
+        """Whether the PLC's counter is behind all that is remembered; a web that runs back is seen on its way there.
+
+        As a counter that began anew while nobody looked: windows and limits of before mean nothing at its counts.
+        """
+        position = self._motion.position
+        known = [self._schedule.known_from(lane) for lane in self.lanes]
+        return position is not None and any(count is not None and position < count for count in known)
 
     def _begin_anew(self) -> None:
         """The PLC's counter jumped: what was ordered at its counts means nothing any more."""
@@ -333,7 +357,11 @@ class Rejector:
     def _speak(self, now: int) -> None:
         live = all(camera.is_live(now, self._live_ns) for camera in self._cameras.values())
         limits = {lane: self._schedule.limit(lane) if self.trusted else None for lane in self.lanes}
-        for answer in self._gates.confirm(limits, passes=live and not self.bypass):
+        self._look_for_held(limits, now)
+        passable = live and self.trusted and not self.bypass
+        self._passable_ns = (self._passable_ns or now) if passable else 0
+        settled = passable and now - self._passable_ns > SETTLE_S * 1e9
+        for answer in self._gates.confirm(limits, passes=settled):
             kind: NoticeKind = "gate-unconfirmed" if answer.unconfirmed else "gate-unasked"
             self.unconfirmed |= answer.unconfirmed
             self._counters[kind.replace("-", "_")] += 1
@@ -343,6 +371,13 @@ class Rejector:
             fault=bool(self.faults), late=self.late, untrusted=not self.trusted, stop_line=self.stopped,
         )  # fmt: skip
         self._gates.speak(limits, flags, live)
+
+    def _look_for_held(self, limits: dict[str, int | None], now: int) -> None:
+        """Nothing passes where the inspection is slower than the way to the gate: safe, and to be said."""
+        position = self._motion.position
+        held = position is not None and any(limit is None or limit <= position for limit in limits.values())
+        self._held_ns = (self._held_ns or now) if held and self.running and self._motion.speed > 0 else 0
+        self.held = bool(self._held_ns) and now - self._held_ns > HELD_S * 1e9
 
     @property
     def trusted(self) -> bool:
@@ -407,13 +442,39 @@ class Rejector:
             "uninspected": self.stopped,
             "gate-unconfirmed": self.unconfirmed,
             "untrusted": not self.trusted,
+            "gate-held": self.held,
             "orders-unkept": self._desk.unkept or self._book_fails,
         }
         return (*self.view.faults, *(word for word, is_so in found.items() if is_so))
 
     @property
+    def summary(self) -> str:
+        """Some lines for an operator."""
+        view, position = self.view, self._motion.position
+        lines = [f"faults: {', '.join(self.faults) or 'none'}"]
+        if self._has_plc:
+            says = "answers" if view.connected else f"does not answer: {view.reason or 'no reason known'}"
+            speed_mm_s = self._motion.speed / self._web.counts_per_mm
+            lines.append(f"PLC {says}; web at count {position}, {speed_mm_s:.0f} mm/s")
+        lines += [f"{one.name}: {one.reason or 'tied to the PLC'}" for one in self._cameras.values()]
+        for lane in self.lanes:
+            limit = self._schedule.limit(lane)
+            ahead = None if limit is None or position is None else (limit - position) / self._web.counts_per_mm
+            passes = "nothing yet" if ahead is None or not self.trusted else f"{ahead:.0f} mm further"
+            lines.append(f"gate {lane}: may pass {passes}, but for {len(self._schedule.windows(lane))} windows")
+        return "\n".join(lines)
+
+    @property
     def counters(self) -> Counter[str]:
         return self._counters + self._desk.counters
+
+
+def _fingerprint(line: Line) -> str:
+    """Stands for all that places windows at gates: with another distance those of before are at the wrong counts."""
+    settings = line.settings
+    parts: list[object] = [settings.web, settings.rejects and settings.rejects.gates]
+    parts += [(one.name, one.encoder, one.mm_per_column, one.x_offset_mm, one.y_offset_mm) for one in settings.cameras]
+    return hashlib.sha256(repr(parts).encode()).hexdigest()
 
 
 class NoRejector:

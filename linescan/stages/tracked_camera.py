@@ -29,7 +29,8 @@ class TrackedCamera:
         self._tie: SharedTie | PulseTie
         self._tie = SharedTie.of(web, settings.encoder.bits, scan_s) if web.tie == "shared" else PulseTie.of(web)
         self.roll = place.roll if place else ""
-        self.on_web = CameraOnWeb.of(place.origin, settings, web) if place else None
+        origin = place.origin if place else None
+        self.on_web = CameraOnWeb.of(origin, settings, web) if origin is not None else None
         self.reached = place.reached if place else None  # count up to which its inspection is known
         self.ahead = place.ahead if place else None  # as the schedule has it; None: the schedule has no place of it
         self.believed = False  # whether it was told that its tie is trusted
@@ -44,6 +45,8 @@ class TrackedCamera:
         self._between: SharedTie | None = None
         if self.ahead is not None and web.tie == "pulse":
             self._between = self._shared_by(self.ahead)
+        if place is not None and place.origin is None:
+            self.distrust(f"before a restart: where the lines of roll {place.roll} are is not known")
 
     # ------------------------------------------------------------------------------------------ where its lines are
 
@@ -54,6 +57,18 @@ class TrackedCamera:
         while origin.roll in self.origins:  # it and those before it
             del self.origins[next(iter(self.origins))]
         self.newest = self.on_web.count(0), origin.monotonic_ns
+
+    def is_another(self, origin: Origin) -> bool:
+        """Whether it is of another roll than the one that is followed, though of its name: the journal is a new one."""
+        if self.on_web is None or self.roll != origin.roll or origin.encoder_count is None:
+            return False
+        return self._counter.wrap(self.on_web.origin) != self._counter.wrap(origin.encoder_count)
+
+    def forget_roll(self) -> None:
+        """The roll of the book is none that the journal knows."""
+        self.roll, self.on_web = "", None
+        if not self.lanes:  # its start is still to be told
+            self.announced = ""
 
     def lying(self, origin: Origin, near: int | None) -> CameraOnWeb:
         """Where a roll with that origin lies; `near` as in `begin`."""
@@ -89,7 +104,9 @@ class TrackedCamera:
 
     def place(self) -> Place | None:
         """For the book."""
-        if self.on_web is None or self.reached is None:
+        if self.on_web is None:  # its roll is lost until the next one begins, over a restart too
+            return Place(self.roll, None, self.reached or 0, None) if self.roll else None
+        if self.reached is None:
             return None
         return Place(self.roll, self.on_web.origin, self.reached, self.ahead)
 
@@ -113,6 +130,12 @@ class TrackedCamera:
         if isinstance(self._tie, PulseTie):
             near = self.newest[0] if near is None and self.newest else near
             self._tie.camera_latched(self._counter.unwrap(shown, shown if near is None else near), seen_ns)
+
+    def plc_anew(self) -> None:
+        """The PLC was restarted: how far its counter had come before proves nothing."""
+        for tie in (self._tie, self._between):
+            if isinstance(tie, SharedTie):
+                tie.plc_anew()
 
     def plc_latched(self, count: int, now_ns: int) -> None:
         if isinstance(self._tie, PulseTie):
