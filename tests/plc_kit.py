@@ -38,6 +38,7 @@ class Plant:
     splice: int = 0
     roll_start: int = 0
     roll_end: int = 0
+    roll_id: str = ""
     sync: tuple[int, int] = (0, 0)
 
     def pulse(self) -> None:
@@ -141,7 +142,7 @@ class PlantLink:
         return PlcView(
             connected=True, session=self._session, heard_ns=plant.clock.now, enabled=True,
             position=position, position_ns=plant.clock.now, acknowledge=plant.acknowledge,
-            splice=plant.splice, roll_start=plant.roll_start, roll_end=plant.roll_end,
+            splice=plant.splice, roll_start=plant.roll_start, roll_end=plant.roll_end, roll_id=plant.roll_id,
             sync=plant.sync,
         )  # fmt: skip
 

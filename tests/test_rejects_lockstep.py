@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from linescan.cameras.camera import LinesLost
 from linescan.config import Lane
 from linescan.journal.orders import OrderBook
-from linescan.messages import Done, Gap, Notice, Order, Refused, Region, Reject, RollStart
+from linescan.messages import Done, Gap, Notice, Order, Refused, Region, Reject, RollStart, RollState
 from tests.line_kit import COLUMNS, SETTINGS, ArrayCamera, Desk, ToyEngine, write_line
 from tests.plc_kit import Plant, PlantLink
 
@@ -320,6 +320,32 @@ def test_buttons_of_the_plc(mill: Mill) -> None:
     mill.turn(40, 0.15)
     assert len({start.roll for start in mill.told(RollStart)}) == 2
     assert "splice" in [notice.kind for notice in mill.told(Notice)]
+    for text in ("4711", "4712/denim", "4711"):  # the last one was there before
+        mill.plant.roll_id = text
+        mill.plant.roll_start += 1
+        mill.plain(camera, 64)
+        mill.turn(40, 0.15)
+    assert [start.roll for start in mill.told(RollStart)][-2:] == ["4711", "4712"]
+    state = mill.command("status")
+    assert isinstance(state, RollState)
+    assert (state.roll, state.recipe) == ("4712", "denim")
+    (refused,) = [notice for notice in mill.told(Notice) if notice.kind == "refused"]
+    assert "4711" in refused.text
+
+
+def test_a_gate_that_the_inspection_does_not_reach_is_told(tmp_path: Path) -> None:
+    mill = make(tmp_path, REJECTS.replace("lead_mm", 'uninspected = "stop"\nlead_mm'))
+    camera = mill.start()
+    mill.plain(camera, START)
+    assert mill.publisher is not None
+    assert mill.publisher.faults == ()
+    mill.freeze_worker(mill.workers[0])
+    for _ in range(60):
+        mill.clock.advance(0.1)  # a slow web, so that it lasts
+        mill.plain(camera, 32)
+    assert "gate-held" in mill.publisher.faults
+    assert mill.plant.flags.stop_line
+    close(mill)
 
 
 def test_a_counter_of_the_plc_that_is_reset_rejects_everything_until_acknowledged(mill: Mill) -> None:

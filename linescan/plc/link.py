@@ -63,7 +63,7 @@ class PlcView:
     acknowledge: int = 0
     roll_start: int = 0
     roll_end: int = 0
-    roll_id: str = ""  # the id that goes with roll_start; empty: the journal numbers it
+    roll_id: str = ""  # ID or ID/RECIPE that goes with roll_start; no id: the journal numbers it
     splice: int = 0
     gates: tuple[int, ...] | None = None
     opened_at: tuple[int, ...] | None = None

@@ -95,7 +95,8 @@ class OperatorDesk:
         if view.roll_end > before.roll_end:
             self._start(RollCommand("end", "", ""), self._answered)
         if view.roll_start > before.roll_start:
-            self._start(RollCommand("start", view.roll_id, ""), self._answered)
+            roll, _, recipe = view.roll_id.partition("/")
+            self._start(RollCommand("start", roll, recipe), self._answered)
 
     def _answered(self, answer: Message) -> None:
         if isinstance(answer, Refused):

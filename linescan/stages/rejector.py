@@ -366,9 +366,10 @@ class Rejector:
             self.unconfirmed |= answer.unconfirmed
             self._counters[kind.replace("-", "_")] += 1
             self._notice(kind, "", answer.lane, answer.at)
+        stop_line = self.stopped or (self.held and self._rejects.uninspected == "stop")
         flags = Flags(
             ready=self.trusted, session=self.view.session, running=bool(self.running), bypass=self.bypass,
-            fault=bool(self.faults), late=self.late, untrusted=not self.trusted, stop_line=self.stopped,
+            fault=bool(self.faults), late=self.late, untrusted=not self.trusted, stop_line=stop_line,
         )  # fmt: skip
         self._gates.speak(limits, flags, live)
 
