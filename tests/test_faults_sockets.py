@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import random
@@ -106,9 +107,10 @@ def speak_nonsense(rig: LineRig, context: zmq.Context[zmq.Socket[bytes]]) -> Non
             stream.connect(endpoint.removeprefix("ipc://"))
             stream.sendall(b"GET / HTTP/1.1\r\n\r\n" * 20)
         stranger = context.socket(zmq.DEALER)
-        stranger.linger = 0
+        stranger.linger, stranger.sndtimeo = 0, 1000
         stranger.connect(endpoint)
-        stranger.send(bytes(17 * MAX_BYTES))
+        with contextlib.suppress(zmq.Again):  # one who only speaks may have hung up already: then there is no way to send
+            stranger.send(bytes(17 * MAX_BYTES))
         rig.pause(0.3)
         stranger.close()
     heckler = context.socket(zmq.XSUB)

@@ -46,6 +46,6 @@ def test_no_line_waits_longer(scale: int, stride: int, sigma: float, area: int, 
 def test_on_clean_web_lines_wait_for_what_is_reckoned_without_regions_and_gaps() -> None:
     asked = InspectionSettings(method="ssim", patch_size=16, stride=7, scale=2, threshold=9.0, band=ImageBand(lines=1))
     pixels = np.random.default_rng(1).integers(60, 90, (300, 40)).astype(np.uint8)
-    reckoned = (16 + 7 - 1 + 5 + 3 + 1) * 2 + 1 + 1
+    reckoned = (16 + 7 - 1 + 5 + 3) * 2 + 1
     assert context_lines(asked) == reckoned
     assert reckoned - 2 - 2 * 1 <= longest_wait(asked, pixels) <= reckoned
