@@ -109,7 +109,7 @@ def speak_nonsense(rig: LineRig, context: zmq.Context[zmq.Socket[bytes]]) -> Non
         stranger = context.socket(zmq.DEALER)
         stranger.linger, stranger.sndtimeo = 0, 1000
         stranger.connect(endpoint)
-        with contextlib.suppress(zmq.Again):  # one who only speaks may have hung up already: then there is no way to send
+        with contextlib.suppress(zmq.Again):  # one who only speaks may have hung up already
             stranger.send(bytes(17 * MAX_BYTES))
         rig.pause(0.3)
         stranger.close()
