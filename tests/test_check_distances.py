@@ -90,7 +90,9 @@ def test_a_gate_that_is_far_enough_is_said_to_be(tmp_path: Path, toy: Path, caps
     assert (
         f"+ {CONTEXT} of context at 0.5 mm, inspection 0.2 s + PLC 0.01 s + actuator 0.03 s, lead 4 mm, merge" in said
     )
-    assert "warning" not in said
+    # a lead of 4 mm, while the web moves 20 mm before the gate has moved
+    assert "warning: rejects.lead_mm = 4, lag_mm = 5: while PLC and actuator react the web moves 20.0 mm" in said
+    assert said.count("warning") == 1
 
 
 def test_a_gate_that_is_nearer_is_refused(tmp_path: Path, toy: Path, capsys: Output) -> None:

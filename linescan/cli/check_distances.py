@@ -40,6 +40,12 @@ def check_distances(line: Line, setups: Mapping[str, Setup]) -> list[str]:
             said.append(
                 f"warning: cameras.{camera.name}.features has no Height: the distances below lack the lines of a frame"
             )
+    late_mm = (rejects.plc_scan_s + rejects.actuator_s) * web.top_speed_mm_s
+    if rejects.lead_mm < late_mm or rejects.lag_mm < late_mm:
+        said.append(
+            f"warning: rejects.lead_mm = {rejects.lead_mm:g}, lag_mm = {rejects.lag_mm:g}: while PLC and actuator "
+            f"react the web moves {late_mm:.1f} mm at top speed; the edges of a defect so near to the window's may pass"
+        )
     for gate in rejects.gates:
         cameras = [name for name, setup in setups.items() if gate.lane in _lanes(setup, gate)]
         if not cameras:
