@@ -108,7 +108,7 @@ def config_for(simulator: simctl.Simulator | None) -> Iterator[Path]:
         return
     text = CONFIG.read_text(encoding="utf-8")
     without = CONFIG.with_name(".line-without-plc.toml")
-    without.write_text(re.sub(r"\[plc\][^\[]*", "", text), encoding="utf-8")
+    without.write_text(re.sub(r"(?ms)^\[plc\].*?\n\n", "", text), encoding="utf-8")
     try:
         yield without
     finally:
