@@ -139,3 +139,15 @@ def test_gradients_agree_with_differences(exponents: tuple[float, float, float])
     x, y = (image[:6, :6].double() for image in pair())
     y = (0.8 * x + 0.2 * y).requires_grad_()  # structure well above 0, where the power is smooth
     assert torch.autograd.gradcheck(lambda other: engine.similarity(x, other, ssim), (y,), atol=1e-5)
+
+
+@pytest.mark.parametrize("spread", [0.0, 0.005, 0.05])
+def test_a_flat_window_with_exponents_is_what_the_formula_says(spread: float) -> None:
+    ssim = SsimSettings(window=3, beta=0.7, gamma=1.3)
+    web = torch.full((1, 3, 3), 13 / 255)
+    other = web + spread * torch.linspace(-1, 1, 9).reshape(1, 3, 3)
+    variance = float(other.double().var(correction=0))
+    # eq. 5–7 with deviation and covariance 0 of the web: luminance 1, contrast c2 / (σ² + c2), structure 1
+    assert float(engine.similarity(web, other, ssim)) == pytest.approx(
+        (ssim.c2 / (variance + ssim.c2)) ** 0.7, abs=1e-4
+    )

@@ -110,8 +110,10 @@ def components(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Luminance, contrast and structure maps (eq. 5, 6, 7), at the places that `mean` covers."""
     mu_x, mu_y, var_x, var_y, covariance = _moments(x, y, ssim, mean)
-    # the derivative of √v is infinite at 0, where a flat window of the web would poison the training
-    sigma_xy = torch.sqrt(var_x * var_y + 1e-12)
+    product = var_x * var_y
+    # The derivative of √v is infinite at 0, where a flat window of the web would poison the training. Only there is it
+    # rounded off: it would move a flat window's contrast and structure by 2e-3.
+    sigma_xy = torch.sqrt(product + 1e-12 if product.requires_grad else product)
     luminance = (2 * mu_x * mu_y + ssim.c1) / (mu_x * mu_x + mu_y * mu_y + ssim.c1)
     contrast = (2 * sigma_xy + ssim.c2) / (var_x + var_y + ssim.c2)
     structure = (2 * covariance + ssim.c2) / (2 * sigma_xy + ssim.c2)
