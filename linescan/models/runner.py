@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
-import sys
 import time
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -14,6 +12,7 @@ from torch import Tensor
 
 from linescan.errors import ConfigError
 from linescan.models.bundle import Bundle
+from linescan.models.memory import keep_freed_memory
 
 Precision = Literal["float32", "bfloat16", "float16"]
 BATCHES = (16, 32, 64)  # candidates on a CPU; larger ones are no faster and fill up worse
@@ -22,7 +21,6 @@ GPU_BATCH = 256
 TRIAL_ROUNDS = 3
 FILLED_GAIN = 1.2  # end to end a batch that whole rows fill does better than its forwards say (docs/performance.md)
 TRIAL_SECONDS = 0.15  # for each candidate in each round
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 
 
 @dataclass(frozen=True)
@@ -54,7 +52,7 @@ class Runner:
         self.device = torch.device(execution.device)
         self._dtype: torch.dtype = getattr(torch, execution.precision)
         torch.set_num_threads(execution.threads)
-        _keep_freed_memory()
+        keep_freed_memory()
         if self.device.type == "cuda":
             torch.backends.cudnn.benchmark = False
             torch.backends.cudnn.deterministic = True
@@ -140,19 +138,6 @@ def filling(batch: int, patches_a_row: int | None) -> float:
         return 1.0
     together = [rows * patches_a_row for rows in range(1, ROWS_TOGETHER + 1)]
     return sum(count / (-(-count // batch) * batch) for count in together) / ROWS_TOGETHER
-
-
-def _keep_freed_memory() -> None:
-    """Has glibc keep what a forward frees for the next one.
-
-    Left to itself it hands the activations' memory back to the kernel, depending on what else was freed before, and
-    takes it again page by page: up to half of a forward's time.
-    """
-    if sys.platform == "linux":
-        mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-        if mallopt is not None:
-            mallopt(_M_MMAP_THRESHOLD, 32 << 20)  # the most that glibc takes
-            mallopt(_M_TRIM_THRESHOLD, 256 << 20)
 
 
 def available_threads() -> int:

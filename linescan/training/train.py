@@ -15,6 +15,7 @@ from linescan.config import TrainingSettings
 from linescan.errors import InputError, TrainingError
 from linescan.files import atomic_file
 from linescan.models.autoencoder import Model, VariationalAutoencoder, initialise, model_for
+from linescan.models.memory import keep_freed_memory
 from linescan.training.agreement import agreement
 from linescan.training.augmentation import augment
 from linescan.training.dataset import GoodImages, PatchSampler
@@ -64,6 +65,8 @@ class Trainer:
         checkpoint: Path | None = None,
         features: nn.Module | None = None,
     ) -> None:
+        if device.type == "cpu":
+            keep_freed_memory()
         self.settings = settings
         self.device = device
         self.checkpoint = checkpoint
