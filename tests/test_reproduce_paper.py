@@ -162,7 +162,7 @@ def test_fig6_goes_on_without_a_system_that_cannot_be_measured(
     data: Path, out: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with patch("torch.hub.get_dir", return_value=str(out)):
-        assert reproduce(data, out, "fig6") == 0
+        assert reproduce(data, out, "fig6a", "fig6b", "fig6c") == 0
     for part, web in (("a", "nanotwice"), ("b", "grid256"), ("c", "grid512")):
         found = results(out, f"fig6{part}")
         assert found.keys() == {"l2", "vae", "ssim", "missing"}

@@ -1,12 +1,13 @@
 """Reproduce the tables and figures of Bergmann et al. 2018 with linescan's own training and inspection.
 
-    python tools/reproduce_paper.py fig6 --data DATA --out OUT --device cuda
+    python tools/reproduce_paper.py fig6a --data DATA --out OUT --device cuda
     python tools/reproduce_paper.py all --data DATA --out OUT --device cuda --features alexnet-owt-7be5be79.pth
 
 DATA holds nanotwice, mvtec_grid_512 and aitex_f02, each with train/good, test/… and ground_truth. For each item OUT
 gets NAME.md (what docs/results.md wants: the table beside the paper's figures, command, seed, machine, time), NAME.json
 and the pictures. Trained models and evaluations are kept in OUT by their settings and used again: a run that was
-stopped goes on where it was. With fewer --epochs or --patches than the paper's, or --limit, every result says so.
+stopped goes on where it was. With fewer --epochs or --patches than the paper's,
+another learning rate, or --limit, every result says so.
 """
 
 from __future__ import annotations
@@ -33,7 +34,9 @@ ITEMS: dict[str, tuple[Callable[[Workspace], None], str]] = {
     "fig2": (toys.fig2, "three pairs of patches of the same ℓ2 distance"),
     "fig3": (toys.fig3, "the checkerboard: ℓ2, luminance, contrast, structure, SSIM"),
     "fig5": (figures.fig5, "reconstruction, residual and segmentation on two textures, ℓ2 and SSIM"),
-    "fig6": (figures.fig6, "ROC curves of the four systems"),
+    "fig6a": (figures.fig6a, "ROC curves of the four systems on NanoTWICE"),
+    "fig6b": (figures.fig6b, "ROC curves of the four systems on grid at 256 pixels"),
+    "fig6c": (figures.fig6c, "ROC curves of the four systems on grid at 512 pixels"),
     "fig7": (figures.fig7, "overlap quantiles on NanoTWICE"),
     "fig8": (figures.fig8, "a defect of high contrast and one of low contrast, ℓ2 and SSIM"),
     "table2": (tables.table2, "latent dimension, window and patch size on NanoTWICE"),
@@ -54,6 +57,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--epochs", type=int, default=200, metavar="N")
     parser.add_argument("--patches", type=int, default=10_000, metavar="N")
     parser.add_argument("--batch", type=int, default=64, metavar="N", help="of the training; the paper does not say")
+    parser.add_argument("--learning-rate", type=float, default=2e-4, metavar="R", help="the paper's: 2e-4")
+    parser.add_argument("--schedule", choices=("constant", "cosine"), default="constant", help="of the learning rate")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--precision", choices=("float32", "bfloat16"), default="bfloat16", help="of the training")
@@ -70,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(options: argparse.Namespace, command: str) -> int:
     if options.device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("--device cuda: torch finds no GPU here; --device cpu runs without one")
-    asked = ("epochs", "patches", "batch", "kl_weight")
+    asked = ("epochs", "patches", "batch", "kl_weight", "learning_rate", "schedule")
     checked(TrainingSettings, "reproduce_paper", **{name: getattr(options, name) for name in asked})
     if options.limit is not None and options.limit < 1:
         raise ConfigError(f"--limit {options.limit}: at least 1 image of each set expected")
@@ -81,6 +86,8 @@ def _run(options: argparse.Namespace, command: str) -> int:
         epochs=options.epochs,
         patches=options.patches,
         batch=options.batch,
+        learning_rate=options.learning_rate,
+        schedule=options.schedule,
         seed=options.seed,
         device=torch.device(options.device),
         precision=options.precision,

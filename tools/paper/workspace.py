@@ -26,7 +26,7 @@ from linescan.training.train import Epoch, Trainer
 from paper.sets import ImageSet
 
 RATES = (0.1, 10.0, 1e3, 1e5, 1e7)  # false alarms per megapixel, for the bundle's own threshold
-PAPER_EPOCHS, PAPER_PATCHES = 200, 10_000
+PAPER_EPOCHS, PAPER_PATCHES, PAPER_LEARNING_RATE = 200, 10_000, 2e-4
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,8 @@ class Workspace:
     epochs: int
     patches: int
     batch: int
+    learning_rate: float
+    schedule: str
     seed: int
     device: torch.device
     precision: str
@@ -70,6 +72,8 @@ class Workspace:
         """How this falls short of the paper's schedule; empty where it does not."""
         short = [f"{self.epochs} epochs instead of {PAPER_EPOCHS}"] if self.epochs < PAPER_EPOCHS else []
         short += [f"{self.patches} patches instead of {PAPER_PATCHES}"] if self.patches < PAPER_PATCHES else []
+        if self.learning_rate != PAPER_LEARNING_RATE or self.schedule != "constant":
+            short += [f"learning rate {self.learning_rate:g}, {self.schedule}, instead of {PAPER_LEARNING_RATE:g}"]
         short += [f"only the first {self.limit} test images of each set"] if self.limit is not None else []
         return ", ".join(short)
 
@@ -83,9 +87,10 @@ class Workspace:
             features, name = load_features(self.features, changes.get("patch_size", 128))
         settings = self._settings(web, method, name, changes)
         path = self._place(web, settings, preset)
+        checkpoint = self._place(web, settings).with_suffix(".checkpoint")  # every preset uses the same training
         log = path.with_suffix(".json")
         if not (path.exists() and log.exists() and "produced" in json.loads(log.read_text())):
-            self._train(web, settings, preset, path, features)
+            self._train(web, settings, preset, path, checkpoint, features)
         known = json.loads(log.read_text())
         recipe = path.with_suffix(".toml") if known["recipe"] else None
         return Trained(path, recipe, known["seconds"])
@@ -117,22 +122,30 @@ class Workspace:
         usual: dict[str, Any] = {
             "method": method, "latent_dim": web.latent_dim, "scale": web.scale, "columns": web.columns,
             "epochs": self.epochs, "patches": self.patches, "batch": self.batch, "seed": self.seed,
+            "learning_rate": self.learning_rate, "schedule": self.schedule,
             "precision": self.precision, "ssim": self.ssim, "features": features, "kl_weight": self.kl_weight,
         }  # fmt: skip
         return checked(TrainingSettings, "reproduce_paper", **{**usual, **changes})
 
-    def _place(self, web: ImageSet, settings: TrainingSettings, preset: str) -> Path:
-        wanted = f"{web.name} {preset} {settings.model_dump_json()} {[path.name for path in web.train]}"
+    def _place(self, web: ImageSet, settings: TrainingSettings, preset: str = "") -> Path:
+        wanted = f"{web.name} {settings.model_dump_json()} {[path.name for path in web.train]}"
         name = f"{web.name}-{settings.method}-{hashlib.sha256(wanted.encode()).hexdigest()[:10]}"
+        name += f"-{preset}" if preset else ""
         return self.out / "models" / f"{name}.pt"
 
     def _train(
-        self, web: ImageSet, settings: TrainingSettings, preset: str, path: Path, features: torch.nn.Module | None
+        self,
+        web: ImageSet,
+        settings: TrainingSettings,
+        preset: str,
+        path: Path,
+        checkpoint: Path,
+        features: torch.nn.Module | None,
     ) -> None:
         make_folder(path.parent)
         images = load_good_images([str(p) for p in web.train], settings.columns, settings.scale, settings.patch_size)
-        trainer = Trainer(images, settings, self.device, path.with_suffix(".checkpoint"), features)
-        clock = _Clock(path.with_suffix(".json"))
+        trainer = Trainer(images, settings, self.device, checkpoint, features)
+        clock = _Clock(checkpoint.with_suffix(".seconds.json"))
         with tqdm(total=settings.epochs, initial=len(trainer.history), desc=f"  {path.stem}", unit="epoch") as bar:
 
             def after_epoch(epoch: Epoch) -> None:
@@ -148,7 +161,9 @@ class Workspace:
             except TrainingError:
                 if rate == RATES[-1]:
                     raise
-        clock.finish(rate, produced.recipe is not None)
+        recipe = produced.recipe is not None
+        known = {"seconds": clock.seconds, "produced": True, "false_alarms_per_megapixel": rate, "recipe": recipe}
+        write_atomically(path.with_suffix(".json"), json.dumps(known).encode())
 
 
 class _Clock:
@@ -157,18 +172,10 @@ class _Clock:
     def __init__(self, path: Path) -> None:
         self._path = path
         known = json.loads(path.read_text()) if path.exists() else {}
-        self._seconds = float(known.get("seconds", 0))
+        self.seconds = float(known.get("seconds", 0))
         self._since = time.perf_counter()
 
     def lap(self) -> None:
-        self._write({})
-
-    def finish(self, rate: float, recipe: bool) -> None:
-        """Training is over; what followed it does not count."""
-        self._since = time.perf_counter()
-        self._write({"produced": True, "false_alarms_per_megapixel": rate, "recipe": recipe})
-
-    def _write(self, more: dict[str, Any]) -> None:
         now = time.perf_counter()
-        self._seconds, self._since = self._seconds + now - self._since, now
-        write_atomically(self._path, json.dumps({"seconds": self._seconds, **more}).encode())
+        self.seconds, self._since = self.seconds + now - self._since, now
+        write_atomically(self._path, json.dumps({"seconds": self.seconds}).encode())
