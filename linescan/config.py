@@ -46,6 +46,9 @@ class SsimSettings(Settings):
         return window
 
 
+Augmentation = Literal["flip-lines", "flip-columns", "brightness", "defects"]
+
+
 class TrainingSettings(Settings):
     """What `linescan train` was asked for; stored in the bundle. Defaults are the paper's (§4.2).
 
@@ -63,7 +66,7 @@ class TrainingSettings(Settings):
     learning_rate: Annotated[float, Field(gt=0)] = 2e-4
     weight_decay: Annotated[float, Field(ge=0)] = 1e-5
     schedule: Literal["constant", "cosine"] = "constant"
-    augment: tuple[Literal["flip-lines", "flip-columns", "brightness"], ...] = ()
+    augment: tuple[Augmentation, ...] = ()
     seed: int = 0
     precision: Literal["float32", "bfloat16"] = "float32"
     ssim: SsimSettings = SsimSettings()

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -24,9 +25,10 @@ from linescan.models.autoencoder import Autoencoder
 from linescan.models.bundle import load_bundle
 from linescan.recipe import load_setup
 from linescan.training import train
+from linescan.training.augmentation import augment, spoilt
 from linescan.training.dataset import GoodImages, PatchSampler, load_good_images
-from linescan.training.losses import reconstruction_loss
-from linescan.training.train import Epoch, Trainer, augment
+from linescan.training.losses import Objective, reconstruction_loss
+from linescan.training.train import Epoch, Trainer
 from tests.conftest import COLUMNS, TINY, weave, write_frames
 
 CPU = torch.device("cpu")
@@ -450,6 +452,74 @@ def test_augmentation_depends_on_the_generator_alone() -> None:
     assert torch.equal(first, second)
     assert not torch.equal(first, other)
     assert torch.equal(augment(ramp(), (), torch.Generator()), ramp())
+
+
+def smooth_web(count: int = 200, side: int = 64) -> Tensor:
+    """Patches that differ in grey and slope, so that no part of one is like another's."""
+    across = torch.linspace(0.2, 0.8, side).expand(count, 1, side, side)
+    return across * torch.linspace(0.5, 1, count).view(-1, 1, 1, 1)
+
+
+def test_about_half_of_the_patches_are_spoilt_and_a_small_part_of_each() -> None:
+    patches = smooth_web()
+    result = spoilt(patches, torch.Generator().manual_seed(1))
+    changed = (result != patches).flatten(1).float().mean(1)
+    assert 70 < int((changed > 0).sum()) < 130
+    assert 0.05 < float(changed[changed > 0].mean()) < 0.3
+    assert 0 <= float(result.min()) <= float(result.max()) <= 1
+
+
+def test_blots_of_all_sizes_are_pasted() -> None:
+    patches = smooth_web()
+    changed = (spoilt(patches, torch.Generator().manual_seed(1)) != patches)[:, 0].numpy()
+    sizes = [part.sum() / (cv2.connectedComponents(part.astype(np.uint8))[0] - 1) for part in changed if part.any()]
+    assert min(sizes) < 12  # pixels of a blot, on the patch's average
+    assert max(sizes) > 150
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_a_batch_of_few_patches_is_spoilt_too(count: int) -> None:
+    assert spoilt(smooth_web(count), torch.Generator().manual_seed(3)).shape == (count, 1, 64, 64)
+
+
+def test_blots_depend_on_the_generator_alone() -> None:
+    first, second, other = (spoilt(smooth_web(), torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))
+    assert torch.equal(first, second)
+    assert not torch.equal(first, other)
+
+
+def test_the_loss_is_against_what_is_wanted() -> None:
+    wanted = smooth_web(8, 32)
+    shown = spoilt(wanted, torch.Generator().manual_seed(3))
+    assert not torch.equal(shown, wanted)
+
+    class Passing(Autoencoder):  # a model that leaves nothing out
+        def forward(self, patches: Tensor) -> Tensor:
+            return patches
+
+    for method in ("ssim", "l2"):
+        objective = Objective(small(method=method), CPU)
+        loss = objective(Passing(4, 1, 32), shown, torch.Generator(), wanted)
+        assert float(loss) == float(reconstruction_loss(method, wanted, shown, SMALL.ssim)) > 0
+        assert float(objective(Passing(4, 1, 32), wanted, torch.Generator())) == pytest.approx(0, abs=1e-6)
+
+
+def test_training_shows_blots_and_wants_the_web_without(easy: GoodImages) -> None:
+    seen: list[tuple[Tensor, Tensor]] = []
+    whole = Objective.__call__
+
+    def watched(self: Objective, model: Any, patches: Tensor, chance: torch.Generator, wanted: Any = None) -> Tensor:
+        if wanted is not None:
+            seen.append((patches.clone(), wanted.clone()))
+        return whole(self, model, patches, chance, wanted)
+
+    with patch.object(Objective, "__call__", watched):
+        fitted(easy, small(augment=("defects",), epochs=1, patches=160))
+    shown, wanted = (torch.cat(part) for part in zip(*seen, strict=True))
+    assert len(wanted) == 160
+    assert torch.equal(wanted, easy.training[0][:, :16].expand(160, 1, 16, 16))  # all of this web's patches are alike
+    spoilt_ones = (shown != wanted).flatten(1).any(1)
+    assert 40 < int(spoilt_ones.sum()) < 120
 
 
 # ------------------------------------------------------------------------------------------------ loss, learning rate

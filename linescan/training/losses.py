@@ -46,8 +46,14 @@ class Objective:
         self.kl_weight = settings.kl_weight  # of this step, while it rises
         self._features = None if features is None else features.to(device).eval().requires_grad_(False)
 
-    def __call__(self, model: Model, patches: Tensor, generator: torch.Generator) -> Tensor:
-        """Float32 scalar of N×C×P×P patches; a VAE draws one latent sample a patch from the generator."""
+    def __call__(
+        self, model: Model, patches: Tensor, generator: torch.Generator, wanted: Tensor | None = None
+    ) -> Tensor:
+        """Float32 scalar of N×C×P×P patches; a VAE draws one latent sample a patch from the generator.
+
+        `wanted` is what the model is to make of them, where that is not the patches themselves.
+        """
+        wanted = patches if wanted is None else wanted
         settings, pixels = self._settings, patches[0].numel()
         if isinstance(model, VariationalAutoencoder):
             with self._half():
@@ -55,15 +61,15 @@ class Objective:
             latent = mean + torch.exp(0.5 * log_variance) * _normal(mean, generator)
             with self._half():
                 reconstruction = model.decode(latent)
-            squared = reconstruction_loss("vae", patches, reconstruction.float(), settings.ssim)
+            squared = reconstruction_loss("vae", wanted, reconstruction.float(), settings.ssim)
             return squared + self.kl_weight * divergence(mean, log_variance).mean() / pixels
         reconstruction = self.reconstruct(model, patches)
-        loss = reconstruction_loss(settings.method, patches, reconstruction, settings.ssim)
+        loss = reconstruction_loss(settings.method, wanted, reconstruction, settings.ssim)
         if self._features is None:
             return loss
         with self._half():
-            wanted, found = self._features(patches), self._features(reconstruction)
-        distance = ((wanted.float() - found.float()) ** 2).sum(1).mean()
+            aim, found = self._features(wanted), self._features(reconstruction)
+        distance = ((aim.float() - found.float()) ** 2).sum(1).mean()
         matched: Tensor = loss + settings.feature_weight * distance / pixels
         return matched
 

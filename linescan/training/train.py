@@ -17,7 +17,7 @@ from linescan.files import atomic_file
 from linescan.models.autoencoder import Model, VariationalAutoencoder, initialise, model_for
 from linescan.models.memory import keep_freed_memory
 from linescan.training.agreement import agreement
-from linescan.training.augmentation import augment
+from linescan.training.augmentation import augment, spoilt
 from linescan.training.dataset import GoodImages, PatchSampler
 from linescan.training.losses import Objective
 
@@ -123,7 +123,8 @@ class Trainer:
             self._set_learning_rate((number - 1) * len(batches) + step, self.settings.epochs * len(batches))
             self._set_kl_weight(number - 1 + step / len(batches))
             patches = augment(self._sampler.cut(self._places[chosen]), self.settings.augment, chance)
-            loss = self._objective(self.model, patches, chance)
+            shown = spoilt(patches, chance) if "defects" in self.settings.augment else patches
+            loss = self._objective(self.model, shown, chance, patches)
             losses.add(loss.detach())
             self._optimiser.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
