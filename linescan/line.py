@@ -73,8 +73,8 @@ class Transport(Settings):
 class WorkerSettings(Settings):
     """How the model is run; what is left out is measured at the start."""
 
-    device: Literal["cpu", "cuda"] | None = None
-    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    device: Literal["cpu", "cuda", "openvino"] | None = None
+    precision: Literal["auto", "float32", "bfloat16", "float16", "int8"] = "auto"
     batch: Annotated[int, Field(ge=1)] | None = None
     threads: Annotated[int, Field(ge=1)] | None = None
     self_check_s: Annotated[float, Field(ge=1)] = 300.0
@@ -344,7 +344,7 @@ class Line:
         """The file of that recipe; raises ConfigError."""
         found = self.recipes()
         if name not in found:
-            folder = self.file(self.settings.recipe).parent
+            folder = self.file(self.settings.recipe).parent.absolute()
             raise ConfigError(f"{folder}: there is no recipe {name!r}; there are: {', '.join(sorted(found))}")
         return found[name]
 

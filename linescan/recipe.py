@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,7 +72,8 @@ def load_setup(
     asked.update({key: value for key, value in given.items() if value is not None})
     calibration = None
     if product and recipe and product.calibration:
-        calibration = load_calibration(recipe.parent / product.calibration.file, bundle)
+        with _named_by(recipe, "calibration.file", product.calibration.file):
+            calibration = load_calibration(recipe.parent / product.calibration.file, bundle)
         if "threshold" not in asked:
             raise ConfigError(
                 f"{recipe}: inspection.threshold is missing: with a column calibration the score has another unit "
@@ -185,8 +188,22 @@ def _bundle(model: Path | None, recipe: Path | None, product: Recipe | None) -> 
         if model is None:
             raise ConfigError("a model is needed: --model M.pt, or --recipe R.toml that names one")
         return load_bundle(model)
-    # a model given beside the recipe must still be the one that the recipe pins
-    return load_bundle(model or recipe.parent / product.model.file, product.model.sha256)
+    if model is not None:  # it must still be the one that the recipe pins
+        return load_bundle(model, product.model.sha256)
+    with _named_by(recipe, "model.file", product.model.file):
+        return load_bundle(recipe.parent / product.model.file, product.model.sha256)
+
+
+@contextmanager
+def _named_by(recipe: Path, key: str, name: str) -> Iterator[None]:
+    """Where the file is not there: says what its path is relative to."""
+    try:
+        yield
+    except InputError as error:
+        if not isinstance(error.__cause__, FileNotFoundError) or Path(name).is_absolute():
+            raise
+        folder = recipe.parent.absolute()
+        raise type(error)(f"{error} ({key} = {name!r} in {recipe.name} is relative to {folder})") from error.__cause__
 
 
 def save_calibration(path: Path, calibration: ColumnCalibration, bundle_sha256: str, lines: int) -> None:

@@ -30,7 +30,7 @@ Grey = NDArray[np.uint8]
 COLUMNS = 96
 TINY = (
     *("--patch-size", "32", "--latent", "16", "--batch", "16", "--learning-rate", "1e-3", "--precision", "float32"),
-    *("--device", "cpu", "--smoothing-sigma", "1"),
+    *("--device", "cpu", "--smoothing-sigma", "1", "--schedule", "constant"),
 )
 # how every test runs a model: one thread, and nothing measured first
 RUN = ("--device", "cpu", "--precision", "float32", "--batch", "8", "--threads", "1")
@@ -224,6 +224,29 @@ def events_of(folder: Path) -> list[dict[str, Any]]:
 def leftovers(folder: Path) -> list[str]:
     """Temporary files that somebody left behind."""
     return [path.name for path in folder.iterdir() if path.name.startswith(".") or path.suffix in (".part", ".tmp")]
+
+
+# ------------------------------------------------------------------------------------------------ one after the other
+
+# These live in real time: a line of processes with its leases and watchdogs, sockets and brokers with their timeouts,
+# a clock that is looked at. tools/test.sh runs the others several at a time, and these by themselves.
+ALONE = frozenset(
+    f"test_{name}.py"
+    for name in (
+        "cli_words", "faults_camera", "faults_disk", "faults_kills", "faults_plc", "faults_sockets", "genicam",
+        "live_bench", "metrics_export", "modbus", "mqtt", "opcua", "operators", "plc_desk", "recipe_change",
+        "recipe_change_live", "recorder", "simulator", "subscriber", "supervisor", "systemd", "transport",
+    )
+)  # fmt: skip
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    missing = sorted(name for name in ALONE if not (Path(__file__).parent / name).exists())
+    if missing:
+        raise pytest.UsageError(f"{__file__}: ALONE names what is not there: {', '.join(missing)}")
+    for item in items:
+        if item.path.name in ALONE:
+            item.add_marker(pytest.mark.alone)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

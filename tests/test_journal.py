@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from linescan.codec import decode
 from linescan.errors import ConfigError, JournalFullError, PeerError
 from linescan.journal import EXPIRE_ROWS, CameraState, Entry, Journal, Mark, RunningRoll
-from linescan.journal import file as module
+from linescan.journal import tables as module
 from linescan.line import JournalSettings
 from linescan.messages import Gap, Message, Origin, Progress, Published, Region, RollEnd, RollStart
 

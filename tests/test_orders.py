@@ -88,6 +88,17 @@ def test_a_book_that_cannot_be_read_is_put_aside(tmp_path: Path, damage: bytes) 
     assert (tmp_path / "orders.damaged").read_bytes() == damage
 
 
+def test_the_log_of_a_book_that_was_taken_away_is_not_the_new_ones(tmp_path: Path) -> None:
+    with OrderBook(tmp_path / "orders") as book:
+        book.add(1, order(1))
+        log = (tmp_path / "orders-wal").read_bytes()
+    (tmp_path / "orders").unlink()
+    (tmp_path / "orders-wal").write_bytes(log)
+    with OrderBook(tmp_path / "orders") as book:
+        assert (book.pending(), book.last) == ([], 0)
+    assert (tmp_path / "orders.damaged-wal").read_bytes() == log
+
+
 def test_one_process_at_a_time(tmp_path: Path) -> None:
     with OrderBook(tmp_path / "orders"), pytest.raises(PeerError, match="another process"):
         OrderBook(tmp_path / "orders")

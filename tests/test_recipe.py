@@ -257,8 +257,22 @@ def test_a_recipe_that_cannot_be_read(shop: Path) -> None:
 
 
 def test_the_bundle_that_a_recipe_names_may_be_missing(shop: Path) -> None:
-    with pytest.raises(BundleError, match=r"gone\.pt: cannot be read: No such file"):
-        load_setup(None, recipe(shop, '[model]\nfile = "gone.pt"\n'))
+    path = recipe(shop, '[model]\nfile = "gone.pt"\n')
+    relative = (
+        rf"gone\.pt: cannot be read: No such file.* \(model\.file = 'gone\.pt' in {path.name} is relative to {shop}\)"
+    )
+    with pytest.raises(BundleError, match=relative):
+        load_setup(None, path)
+    with pytest.raises(BundleError, match=r"nowhere/gone\.pt: cannot be read: No such file or directory$"):
+        load_setup(None, recipe(shop, '[model]\nfile = "/nowhere/gone.pt"\n'))
+
+
+def test_a_folder_is_named_in_full(shop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a recipe that was given as a file of the working directory its folder would be a dot."""
+    recipe(shop, '[model]\nfile = "gone.pt"\n').rename(shop / "bare.toml")
+    monkeypatch.chdir(shop)
+    with pytest.raises(BundleError, match=f"is relative to {shop}"):
+        load_setup(None, Path("bare.toml"))
 
 
 @pytest.mark.parametrize(

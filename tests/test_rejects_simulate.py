@@ -131,10 +131,21 @@ def test_a_defect_s_window_and_when_it_was_ordered(tmp_path: Path) -> None:
     assert (left.lane, left.orders, left.late, left.margin_mm) == ("left", 1, 0, one.margin_mm)
     assert left.web_mm == 640 * MM - 2
     # the defect's window, and the lag of what lay before the roll
-    assert (left.rejected_mm, left.unseen_mm) == (10 + 3, 0)
+    assert (left.rejected_mm, left.start_mm, left.unseen_mm) == (10 + 3, 3, 0)
     assert (right.orders, right.margin_mm, right.rejected_mm) == (0, None, 3)
     # just before a frame is final: 2 frames and 40 lines are not, and the web has gone on for 0.1 s
     assert left.limit_mm == pytest.approx(300 - 2 - (32 + 40) * MM - 50, abs=0.2)
+
+
+def test_what_the_recording_s_end_leaves_open_is_not_called_late(tmp_path: Path) -> None:
+    """Behind a defect that near the end another may begin within merge_mm: nobody knows, and nobody was too late."""
+    line = write_line(tmp_path, rejects="merge_mm = 20.0")
+    found = simulated(line, told({640: (region(610, 619, ("left",)),)}, 640))
+    (one,) = of_cause(found)
+    left, right = found.lanes
+    assert left.unseen_mm == right.unseen_mm == 0
+    assert left.web_mm == one.window_mm[1] == 620 * MM + 3
+    assert right.web_mm == 640 * MM - 2
 
 
 def test_a_long_defect_is_ordered_while_it_grows(tmp_path: Path) -> None:
@@ -358,7 +369,8 @@ def test_a_folder_of_images(tmp_path: Path, toy: Path, capsys: Output) -> None:
     printed = capsys.readouterr().out
     assert "roll roll, camera cam0, recipe own: lines 0–639" in printed
     assert "left: region s0-l" in printed
-    assert "% of 318.0 mm rejected" in printed
+    assert "% of 318.0 mm rejected, 3.0 mm of it at the start (lag_mm behind what lay before)" in printed
+    assert ": untrusted, web that nobody inspected and lag_mm behind it: counts " in printed
 
 
 def test_a_recording_brings_its_counts_and_times(tmp_path: Path, toy: Path, capsys: Output) -> None:

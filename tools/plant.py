@@ -75,6 +75,11 @@ def report(config: Path, defects: Sequence[dict[str, Any]], log: Path) -> list[d
     per_mm, per_line = web.counts_per_mm, camera.encoder.counts_per_line
     lanes = line_lanes(line)
     through: list[dict[str, Any]] = []
+    distances = " and ".join(f"{gate.distance_mm:g}" for gate in rejects.gates)
+    print(
+        f"mm along the web as the PLC counts: line 0 is at the gates at {distances} mm, their distance from the camera."
+    )
+    print("An open gate rejects; the margin is how long it was open before the defect + behind it.")
     print(f"{'defect':<14} {'lane':<6} {'at the gate, mm':>18} {'gate open, mm':>18} {'margin, mm':>14}")
     for defect in sorted(defects, key=lambda one: one["first_line"]):
         for gate in rejects.gates:

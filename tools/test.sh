@@ -1,14 +1,29 @@
 #!/usr/bin/env bash
-# Sets up .venv and runs the tests; arguments go to pytest.
+# Sets up .venv and runs the tests.
 #   tools/test.sh           everything
 #   tools/test.sh --fast    the fast core, which tells most faults in two minutes
-set -euo pipefail
-cd "$(dirname "$0")/.."
+#   tools/test.sh ARGS…     pytest with these arguments
+# Tests that only compute run several at a time, a file in one process; those that live in real time (marked `alone`)
+# follow one after the other.
+set -uo pipefail
+cd "$(dirname "$0")/.." || exit
 . tools/setup.sh
-setup_venv dev
+setup_venv dev || exit
 install_for_tests
+fast=""
 if [ "${1:-}" = "--fast" ]; then
+  fast=" and not slow"
   shift
-  exec python -m pytest -rs -m "not slow" "$@"
 fi
-exec python -m pytest -rs "$@"
+[ $# = 0 ] || exec python -m pytest -rs ${fast:+-m "not slow"} "$@"
+
+if [ -z "$fast" ]; then # what tests/test_systemd.py boots takes minutes to download; the test says why it cannot be had
+  tools/systemd_root.sh >/dev/null 2>&1 &
+fi
+cores="$(getconf _NPROCESSORS_ONLN)"
+code=0
+# in the files' order: by their number of tests, as is xdist's way, the longest would come last
+python -m pytest -rs -n "$((cores < 4 ? cores : 4))" --dist loadfile --no-loadscope-reorder -m "not alone$fast" || code=$?
+wait
+python -m pytest -rs -m "alone$fast" || code=$?
+exit "$code"

@@ -63,6 +63,20 @@ def stopped_by_interrupt() -> Iterator[threading.Event]:
         signal.signal(signal.SIGINT, before)
 
 
+class Help(argparse.HelpFormatter):
+    """Adds the default to the help of each option that has one worth saying and does not say it itself."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        text, default = action.help, action.default
+        if not text or "default" in text or not action.option_strings or default == argparse.SUPPRESS:
+            return text
+        if default is None or isinstance(default, bool) or default in ("", ()):
+            return text
+        words = default if isinstance(default, list | tuple) else (default,)
+        shown = " ".join(f"{word:g}" if isinstance(word, float) else str(word) for word in words)
+        return f"{text} (default: {shown.replace('%', '%%')})"
+
+
 def columns(text: str) -> tuple[int, int | None]:
     """A:B, A: or :B; None at the end is the last column."""
     first, separator, end = text.partition(":")
@@ -90,7 +104,12 @@ def add_model_arguments(parser: argparse.ArgumentParser, makes_recipe: bool = Fa
 
 
 def add_execution_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--device", choices=("cpu", "cuda"), help="default: a GPU where there is one")
-    parser.add_argument("--precision", choices=("auto", "float32", "bfloat16", "float16"), default="auto")
+    parser.add_argument(
+        "--device", choices=("cpu", "cuda", "openvino"), help="default: a GPU where there is one; openvino: a CPU by it"
+    )
+    parser.add_argument(
+        "--precision", choices=("auto", "float32", "bfloat16", "float16", "int8"), default="auto",
+        help="int8: with --device openvino, after `linescan quantise`",
+    )  # fmt: skip
     parser.add_argument("--batch", type=int, metavar="N", help="patches a forward (default: measured at start)")
     parser.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: all cores)")

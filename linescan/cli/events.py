@@ -6,9 +6,11 @@ import argparse
 import json
 
 from linescan.cli.describe import describe
+from linescan.cli.silence import Silence
 from linescan.cli.stage import add_line_argument, stopped_by_signal
 from linescan.codec import to_dict
 from linescan.errors import PeerError
+from linescan.line import Line
 from linescan.messages import RollEnd, Status
 from linescan.subscriber import Event, subscribe
 
@@ -30,6 +32,8 @@ def run(args: argparse.Namespace) -> int:
         nonlocal heard
         heard = True
 
+    endpoint = Line(args.config).events_endpoint
+    silence = Silence(f"nobody answers at {endpoint}; waiting (is the line running?)", f"{endpoint} answers")
     with stopped_by_signal() as stop, subscribe(args.config, args.since, on_status=hear) as events:
         while not stop.is_set():
             came = events.take()
@@ -37,6 +41,7 @@ def run(args: argparse.Namespace) -> int:
                 _print(event, args.json)
                 if args.until_roll_end and isinstance(event.message, RollEnd):
                     return 0
+            silence.look(heard=bool(came) or heard)
             silent_s = 0.0 if came or heard else silent_s + 0.2
             heard = False
             if args.patience is not None and silent_s > args.patience:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 
 from linescan.cameras.recorded import RecordedCamera
+from linescan.cli.silence import Silence
 from linescan.cli.stage import network_of
 from linescan.errors import PeerError
 from linescan.footage import Footage
@@ -33,17 +34,31 @@ def play(
         acquire: Acquire
         camera = RecordedCamera(footage, lines_per_second, lambda: acquire.behind)
         acquire = Acquire(line, settings, camera, network, replay=roll)
-        if not wait_registered(acquire, stop.is_set):
+        if not _registered(acquire, stop, line.stages_endpoint):
             return 0
+        frames = line.frames_endpoint(settings.name)
+        worker = Silence(f"no worker takes the frames at {frames}; waiting", "a worker takes the frames")
         acquire.begin()
         told = 0
         while not camera.ended and not stop.is_set():
             acquire.turn()
+            worker.look(heard=acquire.has_worker)
             on_lines(acquire.lines - told)
             told = acquire.lines
         acquire.end_replay()
         # the worker may still be loading its model
         until = time.monotonic_ns() + int((line.settings.transport.drain_s + 30) * 1e9)
-        if not acquire.drain("shutdown", until):
+        if not acquire.drain("shutdown", until, lambda: worker.look(heard=acquire.has_worker)):
             raise PeerError(f"the line did not take the last of {acquire.lines} lines; is a worker running?")
         return acquire.lines
+
+
+def _registered(acquire: Acquire, stop: threading.Event, endpoint: str) -> bool:
+    """Waits for the publisher as wait_registered does, and says that it does."""
+    publisher = Silence(f"nobody answers at {endpoint}; waiting (is the line running?)", f"{endpoint} answers")
+
+    def looks() -> bool:
+        publisher.look(heard=False)
+        return stop.is_set()
+
+    return wait_registered(acquire, looks)

@@ -145,7 +145,7 @@ def _print(told: ToldRoll, found: SimulatedRoll) -> None:
 def _sentence(reject: SimulatedReject) -> str:
     window = f"counts {reject.first_count}–{reject.end_count - 1} = {_span(reject.window_mm)}"
     if reject.along_mm is None or reject.ordered_after_mm is None:
-        return f"{reject.lane}: {reject.cause}: {window}"
+        return f"{reject.lane}: {reject.cause}, web that nobody inspected and lag_mm behind it: {window}"
     when = "" if reject.margin_mm is None else (
         f", {reject.margin_mm:.1f} mm before the deadline" if reject.in_time
         else f", LATE by {-reject.margin_mm:.1f} mm"
@@ -161,11 +161,12 @@ def _summary(lane: SimulatedLane) -> str:
     margin = "" if lane.margin_mm is None else f", shortest margin {lane.margin_mm:.1f} mm"
     share = lane.rejected_mm / lane.web_mm if lane.web_mm else 0.0
     rejected = f"{share:.2%} of {lane.web_mm:.1f} mm rejected"
+    start = f", {lane.start_mm:.1f} mm of it at the start (lag_mm behind what lay before)" if lane.start_mm else ""
     unseen = f", {lane.unseen_mm:.1f} mm of it because the inspection came too late" if lane.unseen_mm else ""
     limit = ""
     if lane.limit_mm is not None:
         limit = f"; what may pass was {lane.limit_mm:.1f} mm ahead of the gate at the least"
-    return f"  {lane.lane}: {orders}{margin}; {rejected}{unseen}{limit}"
+    return f"  {lane.lane}: {orders}{margin}; {rejected}{start}{unseen}{limit}"
 
 
 def _span(mm: tuple[float, float]) -> str:

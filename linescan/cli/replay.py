@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from linescan.cli.common import (
     INTERRUPTED,
+    Help,
     add_execution_arguments,
     add_model_arguments,
     closed,
@@ -39,7 +40,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="linescan-replay", description="Inspect recorded footage.")
+    parser = argparse.ArgumentParser(
+        prog="linescan-replay", description="Inspect recorded footage.", formatter_class=Help
+    )
     parser.add_argument(
         "footage", nargs="+", metavar="FOOTAGE", help="a folder or glob of images, a video, a TIFF stack, an MCAP file"
     )

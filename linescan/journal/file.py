@@ -1,46 +1,73 @@
-"""The SQLite file of a journal: made whole or not at all, locked, checked before it is written to."""
+"""The SQLite files of a line: made whole or not at all, held by one process, checked before they are written to."""
 
 from __future__ import annotations
 
 import fcntl
 import os
 import sqlite3
-import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any, TypeVar
 
 from linescan.errors import JournalFullError, PeerError
 
-APPLICATION_ID = 0x4C534A4E  # "LSJN"
-SCHEMA_VERSION = 1  # of the tables, and of the messages in them: a new codec.VERSION needs a new one here
 BUSY_S = 2.0
-CHECKPOINT_PAGES = 1000
 LOG_BYTES = 16 << 20
-WHOLE_CHECK_BYTES = 64 << 20  # larger files are checked in part at the start: the whole would take too long
 
+_Opened = TypeVar("_Opened", bound="LockedFile")
+_SETTINGS = (f"journal_size_limit = {LOG_BYTES}", "cell_size_check = ON", "trusted_schema = OFF")
 _FULL = ("SQLITE_FULL", "SQLITE_IOERR_WRITE", "SQLITE_IOERR_SHMSIZE")  # the second is what a quota answers
 _DAMAGED = ("SQLITE_CORRUPT", "SQLITE_NOTADB", "malformed", "not a database")  # the last two: Python 3.10
 ADVICE = "put back a copy, or move it, its -wal and its -shm away: then a new run begins at sequence 1"
-_SCHEMA = f"""
-BEGIN;
-CREATE TABLE journal (run TEXT NOT NULL, named_rolls INTEGER NOT NULL);
-CREATE TABLE events (sequence INTEGER PRIMARY KEY AUTOINCREMENT, camera TEXT NOT NULL, epoch INTEGER NOT NULL,
-    origin INTEGER NOT NULL, utc_ns INTEGER NOT NULL, needed_ns INTEGER NOT NULL, replayed INTEGER NOT NULL,
-    event BLOB NOT NULL);
-CREATE INDEX events_by_stamp ON events (camera, epoch, origin);
-CREATE TABLE cameras (camera TEXT PRIMARY KEY, generation INTEGER NOT NULL, epoch INTEGER NOT NULL,
-    origin INTEGER NOT NULL, roll TEXT NOT NULL, roll_start BLOB, ended INTEGER NOT NULL, left_by TEXT NOT NULL,
-    after_epoch INTEGER NOT NULL, after_origin INTEGER NOT NULL);
-CREATE TABLE marks (camera TEXT PRIMARY KEY, roll TEXT NOT NULL, epoch INTEGER NOT NULL, origin INTEGER NOT NULL,
-    progress BLOB NOT NULL, monotonic_ns INTEGER NOT NULL, utc_ns INTEGER NOT NULL, boot TEXT NOT NULL);
-CREATE TABLE origins (camera TEXT PRIMARY KEY, roll TEXT NOT NULL, origin BLOB NOT NULL);
-CREATE TABLE rolls (roll TEXT PRIMARY KEY, recipe TEXT NOT NULL, replayed INTEGER NOT NULL,
-    running INTEGER NOT NULL);
-CREATE UNIQUE INDEX running_roll ON rolls (running) WHERE running;
-PRAGMA application_id = {APPLICATION_ID};
-PRAGMA user_version = {SCHEMA_VERSION};
-"""
+
+
+class LockedFile:
+    """An open SQLite file that no other process has; belongs to the thread that opened it.
+
+    Every write can raise JournalFullError, and then has changed nothing. Raises PeerError where the file cannot be made
+    or opened, or is held by another process.
+
+    Args:
+        opened: opens it while the lock is held: `connect` below, where the file was found or made.
+    """
+
+    def __init__(self, path: Path, opened: Callable[[Path], sqlite3.Connection]) -> None:
+        self.path = path
+        with ExitStack() as stack, explained(path):
+            stack.callback(os.close, locked(path))
+            self._db = opened(path)
+            stack.callback(self._db.close)
+            self._closing = stack.pop_all()
+
+    def close(self) -> None:
+        self._closing.close()
+
+    def __enter__(self: _Opened) -> _Opened:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        with explained(self.path):
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self._db.execute("COMMIT")
+            except BaseException:
+                if self._db.in_transaction:  # after some errors SQLite has rolled back by itself
+                    self._db.execute("ROLLBACK")
+                raise
+
+    def _all(self, statement: str, *values: Any) -> list[Any]:
+        with explained(self.path):
+            # fetched whole: an open cursor would keep the log from being begun anew
+            return self._db.execute(statement, values).fetchall()
+
+    def _one(self, statement: str, *values: Any) -> Any:
+        return self._all(statement, *values)[0]
 
 
 def locked(path: Path) -> int:
@@ -55,19 +82,15 @@ def locked(path: Path) -> int:
     return descriptor
 
 
-def create(path: Path) -> None:
-    """Makes an empty journal: it gets its name when it is whole, so a file found later is one, or is damaged."""
-    if Path(f"{path}-wal").exists():
-        raise PeerError(f"{path}: missing, but its -wal is there; {ADVICE}")
+def create(path: Path, script: str) -> None:
+    """Makes a file by an SQL script: it gets its name when it is whole, so one found later is whole, or damaged."""
     temporary = path.with_name(f".{path.name}.new")
     for leftover in (temporary, Path(f"{temporary}-wal"), Path(f"{temporary}-shm"), Path(f"{temporary}-journal")):
         leftover.unlink(missing_ok=True)
     os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o640))  # -wal and -shm take its mode
     db = sqlite3.connect(temporary, isolation_level=None)
     try:
-        db.executescript(_SCHEMA)
-        db.execute("INSERT INTO journal VALUES (?, 0)", (str(uuid.uuid4()),))
-        db.execute("COMMIT")
+        db.executescript(f"BEGIN; {script} COMMIT;")
         db.execute("PRAGMA journal_mode = WAL")
     finally:
         db.close()
@@ -79,27 +102,30 @@ def create(path: Path) -> None:
         os.close(folder)
 
 
-def check(db: sqlite3.Connection, path: Path) -> None:
-    """Finds out what the file is before anything is written to it, then sets how it is written."""
-    if path.stat().st_size == 0:
-        raise PeerError(f"{path}: damaged, it is empty; {ADVICE}")
+def connect(path: Path, check: Callable[[sqlite3.Connection], None], *settings: str) -> sqlite3.Connection:
+    """Opens a file that is there; `check` finds out what it is before anything is written to it.
+
+    Args:
+        settings: pragmas that this kind of file has beside those of all.
+    """
+    db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=rw", uri=True, timeout=BUSY_S, isolation_level=None)
+    try:
+        check(db)
+        mode = db.execute("PRAGMA journal_mode = WAL").fetchone()[0]
+        if mode != "wal":
+            raise PeerError(f"{path}: this file system has no write-ahead log for SQLite (mode {mode!r})")
+        for setting in (*_SETTINGS, *settings):
+            db.execute(f"PRAGMA {setting}").fetchall()
+    except BaseException:
+        db.close()
+        raise
+    return db
+
+
+def identity(db: sqlite3.Connection) -> tuple[int, int]:
+    """Which program's file it is, and of which version."""
     application, version = (db.execute(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version"))
-    if application != APPLICATION_ID:
-        raise PeerError(f"{path}: an SQLite file, but no journal of linescan (application id {application:#x})")
-    if version != SCHEMA_VERSION:
-        raise PeerError(f"{path}: a journal of version {version}; this linescan reads version {SCHEMA_VERSION}")
-    tables = ["journal", "cameras", "marks", "origins", "rolls"]
-    small = path.stat().st_size <= WHOLE_CHECK_BYTES
-    found = [db.execute(f"PRAGMA quick_check({what})").fetchone()[0] for what in (["1"] if small else tables)]
-    if set(found) != {"ok"}:
-        raise PeerError(f"{path}: damaged ({' '.join(max(found).split())}); {ADVICE}")
-    mode = db.execute("PRAGMA journal_mode = WAL").fetchone()[0]
-    if mode != "wal":
-        raise PeerError(f"{path}: this file system has no write-ahead log for SQLite (mode {mode!r})")
-    for setting in ("synchronous = FULL", f"wal_autocheckpoint = {CHECKPOINT_PAGES}",
-                    f"journal_size_limit = {LOG_BYTES}", "cell_size_check = ON", "trusted_schema = OFF",
-                    "temp_store = MEMORY"):  # fmt: skip
-        db.execute(f"PRAGMA {setting}").fetchall()
+    return application, version
 
 
 @contextmanager

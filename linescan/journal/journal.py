@@ -10,8 +10,6 @@ A journal belongs to the thread that opened it. Every write can raise JournalFul
 from __future__ import annotations
 
 import dataclasses
-import os
-import sqlite3
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -22,8 +20,9 @@ from typing import Any, TypeVar
 
 from linescan.codec import decode, encode
 from linescan.errors import ConfigError, MessageError, PeerError
-from linescan.journal.file import ADVICE, BUSY_S, check, create, explained, locked
+from linescan.journal.file import ADVICE, LockedFile
 from linescan.journal.records import CameraRow, CameraState, Entry, Left, Mark, RunningRoll
+from linescan.journal.tables import open_journal
 from linescan.line import JournalSettings
 from linescan.messages import Message, Origin, Progress, Published, RollStart
 
@@ -34,7 +33,7 @@ _Decoded = TypeVar("_Decoded", bound=Message)
 _COLUMNS = ", ".join(field.name for field in dataclasses.fields(CameraRow))
 
 
-class Journal:
+class Journal(LockedFile):
     """An open journal; `last` and `oldest` are sequence numbers of its rows (`oldest` = `last` + 1: no rows).
 
     `run` is the file's UUID. Raises PeerError where the file cannot be made or opened, is damaged, is not ours, is
@@ -42,32 +41,17 @@ class Journal:
     """
 
     def __init__(self, path: Path, settings: JournalSettings) -> None:
-        self.path = path
         self._settings = settings
         self._clock_offset_ns: int | None = None
-        with ExitStack() as stack, explained(path):
-            stack.callback(os.close, locked(path))
-            if not path.exists():
-                create(path)
-            self._db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=rw", uri=True, timeout=BUSY_S,
-                                       isolation_level=None)  # fmt: skip
-            stack.callback(self._db.close)
-            check(self._db, path)
+        super().__init__(path, open_journal)
+        with ExitStack() as stack:
+            stack.callback(self.close)
             self.run: str = self._one("SELECT run FROM journal")[0]
             self.last: int = self._one("SELECT coalesce(max(seq), 0) FROM sqlite_sequence")[0]
             self.oldest: int = self._one("SELECT min(sequence) FROM events")[0] or self.last + 1
             for (name,) in self._all("SELECT camera FROM cameras"):
                 self.camera(name)  # what cannot be decoded is better found now
-            self._closing = stack.pop_all()
-
-    def close(self) -> None:
-        self._closing.close()
-
-    def __enter__(self) -> Journal:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
+            stack.pop_all()
 
     # -------------------------------------------------------------------------------------- events and progress
 
@@ -213,18 +197,6 @@ class Journal:
     # -------------------------------------------------------------------------------------- inside
 
     @contextmanager
-    def _transaction(self) -> Iterator[None]:
-        with explained(self.path):
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
-                yield
-                self._db.execute("COMMIT")
-            except BaseException:
-                if self._db.in_transaction:  # after some errors SQLite has rolled back by itself
-                    self._db.execute("ROLLBACK")
-                raise
-
-    @contextmanager
     def _changed(self, camera: str) -> Iterator[CameraRow]:
         row = self._row(camera)
         yield row
@@ -293,11 +265,3 @@ class Journal:
         if not isinstance(message, kind):
             raise PeerError(f"{self.path}: found a {type(message).__name__} for a {kind.__name__}; {ADVICE}")
         return message
-
-    def _all(self, statement: str, *values: Any) -> list[Any]:
-        with explained(self.path):
-            # fetched whole: an open cursor would keep the log from being begun anew
-            return self._db.execute(statement, values).fetchall()
-
-    def _one(self, statement: str, *values: Any) -> Any:
-        return self._all(statement, *values)[0]

@@ -7,22 +7,19 @@ was taken into account; what the journal knows beyond that has to be rejected un
 
 from __future__ import annotations
 
-import contextlib
-import os
 import sqlite3
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
 from linescan.codec import decode, encode
 from linescan.errors import MessageError, PeerError
-from linescan.journal.file import BUSY_S, LOG_BYTES, explained, locked
+from linescan.journal.file import LockedFile, connect, create, identity
 from linescan.messages import Reject
 
 ORDERS_ID = 0x4C534F52  # "LSOR"
 ORDERS_VERSION = 3
 _SCHEMA = f"""
-BEGIN;
 CREATE TABLE orders (sequence INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL, reject BLOB NOT NULL);
 CREATE INDEX orders_by_id ON orders (id);
 CREATE TABLE places (camera TEXT PRIMARY KEY, roll TEXT NOT NULL, origin INTEGER, reached INTEGER NOT NULL,
@@ -31,7 +28,6 @@ CREATE TABLE known (only_one INTEGER PRIMARY KEY CHECK (only_one = 0), from_coun
 INSERT INTO known VALUES (0, NULL, '');
 PRAGMA application_id = {ORDERS_ID};
 PRAGMA user_version = {ORDERS_VERSION};
-COMMIT;
 """
 
 
@@ -51,7 +47,7 @@ class Place:
     ahead: int | None
 
 
-class OrderBook:
+class OrderBook(LockedFile):
     """An open book; belongs to the thread that opened it.
 
     A damaged one is put aside and begun anew (`lost` says so). Every write can raise JournalFullError, and then has
@@ -59,27 +55,8 @@ class OrderBook:
     """
 
     def __init__(self, path: Path) -> None:
-        self.path = path
         self.lost = ""  # why the book before could not be read
-        with contextlib.ExitStack() as stack, explained(path):
-            stack.callback(os.close, locked(path))
-            try:
-                self._db = self._open()
-            except (sqlite3.DatabaseError, _OtherFileError) as error:
-                self.lost = str(error)
-                self._put_aside()
-                self._db = self._open()
-            stack.callback(self._db.close)
-            self._closing = stack.pop_all()
-
-    def close(self) -> None:
-        self._closing.close()
-
-    def __enter__(self) -> OrderBook:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
+        super().__init__(path, self._opened)
 
     # -------------------------------------------------------------------------------------- orders
 
@@ -94,8 +71,7 @@ class OrderBook:
     @property
     def last(self) -> int:
         """The highest sequence that was ever stored; 0: none."""
-        with explained(self.path):
-            return int(self._db.execute("SELECT coalesce(max(seq), 0) FROM sqlite_sequence").fetchone()[0])
+        return int(self._one("SELECT coalesce(max(seq), 0) FROM sqlite_sequence")[0])
 
     def add(self, sequence: int, reject: Reject) -> None:
         with self._transaction():
@@ -103,8 +79,7 @@ class OrderBook:
 
     def pending(self) -> list[tuple[int, Reject]]:
         """What was ordered and is not forgotten, in order."""
-        with explained(self.path):
-            rows = self._db.execute("SELECT sequence, reject FROM orders ORDER BY sequence").fetchall()
+        rows = self._all("SELECT sequence, reject FROM orders ORDER BY sequence")
         return [(sequence, _reject(packed, self.path)) for sequence, packed in rows]
 
     def forget(self, sequences: Collection[int], known_from: int | None) -> None:
@@ -115,17 +90,14 @@ class OrderBook:
 
     @property
     def known_from(self) -> int | None:
-        with explained(self.path):
-            found: int | None = self._db.execute("SELECT from_count FROM known").fetchone()[0]
+        found: int | None = self._one("SELECT from_count FROM known")[0]
         return found
 
     # -------------------------------------------------------------------------------------- where things are
 
     def place(self, camera: str) -> Place | None:
-        with explained(self.path):
-            query = "SELECT roll, origin, reached, ahead FROM places WHERE camera = ?"
-            row = self._db.execute(query, (camera,)).fetchone()
-        return None if row is None else Place(*row)
+        rows = self._all("SELECT roll, origin, reached, ahead FROM places WHERE camera = ?", camera)
+        return Place(*rows[0]) if rows else None
 
     def put_place(self, camera: str, place: Place) -> None:
         with self._transaction():
@@ -134,43 +106,32 @@ class OrderBook:
 
     # -------------------------------------------------------------------------------------- inside
 
-    def _open(self) -> sqlite3.Connection:
-        new = not self.path.exists()
-        db = sqlite3.connect(self.path, timeout=BUSY_S, isolation_level=None)
+    def _opened(self, path: Path) -> sqlite3.Connection:
         try:
-            if new:
-                self.path.chmod(0o640)
-                db.executescript(_SCHEMA)
-            found = tuple(db.execute(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version"))
-            if found != (ORDERS_ID, ORDERS_VERSION):
-                raise _OtherFileError(f"{self.path}: no book of orders of version {ORDERS_VERSION}")
-            if db.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
-                raise sqlite3.DatabaseError(f"{self.path}: damaged")
-            for setting in ("journal_mode = WAL", "synchronous = OFF", f"journal_size_limit = {LOG_BYTES}",
-                            "cell_size_check = ON", "trusted_schema = OFF"):  # fmt: skip
-                db.execute(f"PRAGMA {setting}").fetchall()
-        except BaseException:
-            db.close()
-            raise
-        return db
+            return self._found_or_made(path)
+        except (sqlite3.DatabaseError, _OtherFileError) as error:
+            self.lost = str(error)
+            _put_aside(path)
+            return self._found_or_made(path)
 
-    def _put_aside(self) -> None:
-        for end in ("", "-wal", "-shm"):
-            file = Path(f"{self.path}{end}")
-            if file.exists():
-                file.replace(f"{self.path}.damaged{end}")
+    def _found_or_made(self, path: Path) -> sqlite3.Connection:
+        if not path.exists():
+            _put_aside(path)  # the log of a book that was taken away would be taken for the new one's
+            create(path, _SCHEMA)
+        return connect(path, self._check, "synchronous = OFF")
 
-    @contextlib.contextmanager
-    def _transaction(self) -> Iterator[None]:
-        with explained(self.path):
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
-                yield
-                self._db.execute("COMMIT")
-            except BaseException:
-                if self._db.in_transaction:
-                    self._db.execute("ROLLBACK")
-                raise
+    def _check(self, db: sqlite3.Connection) -> None:
+        if identity(db) != (ORDERS_ID, ORDERS_VERSION):
+            raise _OtherFileError(f"{self.path}: no book of orders of version {ORDERS_VERSION}")
+        if db.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
+            raise sqlite3.DatabaseError(f"{self.path}: damaged")
+
+
+def _put_aside(path: Path) -> None:
+    for end in ("", "-wal", "-shm"):
+        file = Path(f"{path}{end}")
+        if file.exists():
+            file.replace(f"{path}.damaged{end}")
 
 
 class _OtherFileError(Exception):

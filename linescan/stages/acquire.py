@@ -365,6 +365,11 @@ class Acquire:
         return self._retention.size > self._transport.retain_mib << 19
 
     @property
+    def has_worker(self) -> bool:
+        """Whether a worker has the lease of its frames."""
+        return self._server is not None and self._server.has_worker
+
+    @property
     def drained(self) -> bool:
         """Whether nothing is kept that the journal still lacks."""
         return all(isinstance(item.message, StreamEnd) for item in self._retention)
@@ -380,7 +385,7 @@ class Acquire:
             "encoder_backward": self._numbers.backward,
             "lines_behind": self._numbers.behind,
             "retained_bytes": self._retention.size,
-            "leased": int(server is not None and server.has_worker),
+            "leased": int(self.has_worker),
             **self.counters,
             **(server.counters if server else {}),
             **{f"dropped_{name}": count for name, count in self._frames.counters.items()},

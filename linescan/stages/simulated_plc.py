@@ -24,12 +24,12 @@ class SimulatedPlc:
         self.nearest: dict[str, int | None] = dict.fromkeys(outputs)  # count of a limit less what was at the gate
         self.delivered = 0
         self.pending = 0
+        self.limits: dict[str, int | None] = dict.fromkeys(outputs)
         self._outputs, self._now_ns = outputs, now_ns
-        self._limits: dict[str, int | None] = dict.fromkeys(outputs)
 
     def moves_to(self, position: int, now_ns: int) -> None:
         before, self.position, self._now_ns = self.position, position, now_ns
-        for lane, limit in self._limits.items():
+        for lane, limit in self.limits.items():
             held = before if limit is None else max(before, limit)
             if held < position:
                 self.unseen[lane].add(held, position)
@@ -48,7 +48,7 @@ class SimulatedPlc:
         shown = Counter(32)
         for lane, output in self._outputs.items():
             count = counts[output]
-            self._limits[lane] = None if count is None else shown.unwrap(count, self.position)
+            self.limits[lane] = None if count is None else shown.unwrap(count, self.position)
 
     def forget(self, sequences: Iterable[int]) -> None: ...
 

@@ -59,9 +59,11 @@ class SimulatedReject:
 
 @dataclass(frozen=True)
 class SimulatedLane:
-    """What became of the roll at one gate, as far as it was recorded and but for the `lead_mm` before its end.
+    """What became of the roll at one gate, as far as the recording decides it.
 
-    `rejected_mm` of it did not pass, `unseen_mm` of that for the reason alone that its inspection came too late.
+    That is but for the `lead_mm` before its end, and `merge_mm` behind a window there: a defect may follow. Of it
+    `rejected_mm` did not pass: `start_mm` of that lies within `lag_mm` of the web before the recording, which nobody
+    inspected; `unseen_mm` did not for the reason alone that its inspection came too late.
     `limit_mm` is how near the web at the gate came to what may pass; `margin_mm` is the shortest of the orders' (None:
     there were none).
     """
@@ -70,6 +72,7 @@ class SimulatedLane:
     lane: str
     web_mm: float
     rejected_mm: float
+    start_mm: float
     unseen_mm: float
     limit_mm: float | None
     orders: int
@@ -152,6 +155,7 @@ class _Simulation:
         self._rejects_told: list[SimulatedReject] = []
         self._notices: list[Notice] = []
         self._windows = {lane: Spans() for lane in self._distances}
+        self._before = {lane: Spans() for lane in self._distances}  # the windows of what was not inspected
 
     def run(self) -> SimulatedRoll:
         roll = self._roll
@@ -211,6 +215,8 @@ class _Simulation:
             return
         lane, event, on_web = told.lane, self._event, self._on_web
         self._windows[lane].add(told.first_count, told.end_count)
+        if told.cause in UNANNOUNCED:
+            self._before[lane].add(told.first_count, told.end_count)
         along = past = margin = None
         if event is not None:
             first, end = on_web.span(event.first_line, event.last_line)
@@ -233,6 +239,8 @@ class _Simulation:
 
     def _lane(self, lane: str) -> SimulatedLane:
         first, end = self._plc.passes[lane]
+        limit = self._plc.limits[lane]
+        end = end if limit is None else max(min(end, limit), first)
         orders = [one for one in self._rejects_told if one.lane == lane and one.margin_mm is not None]
         windows, unseen = self._windows[lane], self._plc.unseen[lane]
         both = Spans()
@@ -243,6 +251,7 @@ class _Simulation:
         nearest = self._plc.nearest[lane]
         return SimulatedLane(
             self._roll.start.roll, lane, self._mm(end - first), self._mm(rejected),
+            self._mm(length_within(self._before[lane], first, end)),
             self._mm(rejected - length_within(windows, first, end)), None if nearest is None else self._mm(nearest),
             len(orders), sum(not one.in_time for one in orders),
             min((one.margin_mm for one in orders if one.margin_mm is not None), default=None),

@@ -26,6 +26,7 @@ import argparse
 import asyncio
 import json
 import logging
+import selectors
 import sys
 import time
 from pathlib import Path
@@ -177,10 +178,23 @@ async def scan_for_ever(machine: Machine) -> None:
         await asyncio.sleep(due - time.monotonic())
 
 
+async def commands() -> asyncio.StreamReader:
+    """Of stdin: a pipe or a terminal as they come; all of a file, and none of /dev/null, which nobody can wait for."""
+    reader = asyncio.StreamReader()
+    try:
+        with selectors.DefaultSelector() as selector:
+            selector.register(sys.stdin, selectors.EVENT_READ)
+    except PermissionError:
+        reader.feed_data(sys.stdin.buffer.read())
+        reader.feed_eof()
+    else:
+        await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+    return reader
+
+
 async def obey_stdin(machine: Machine) -> None:
     """Until `quit`; a stdin that ends leaves the PLC running."""
-    reader = asyncio.StreamReader()
-    await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+    reader = await commands()
     while line := (await reader.readline()).decode().strip():
         if line == "quit":
             return
@@ -220,8 +234,8 @@ async def serve(arguments: argparse.Namespace) -> None:
     await server.serve_forever(background=True)
     print("listening", flush=True)
     scanning = asyncio.create_task(scan_for_ever(machine))
-    commands = asyncio.create_task(obey_stdin(machine))
-    done, _ = await asyncio.wait((scanning, commands), return_when=asyncio.FIRST_COMPLETED)
+    obeying = asyncio.create_task(obey_stdin(machine))
+    done, _ = await asyncio.wait((scanning, obeying), return_when=asyncio.FIRST_COMPLETED)
     await server.shutdown()
     for task in done:
         task.result()
