@@ -10,6 +10,7 @@ LinescanError
 │   └── JournalFullError    the disk has no room for the journal; it may have later
 ├── CameraError        69   the camera is not there, or refuses a setting
 ├── CameraLostError    75   the camera was there and is gone; a supervisor starts again
+├── DeviceLostError    70   the GPU or its driver is gone in the middle of the work; a replacement goes on
 ├── TrainingError      70   training went wrong: no movement, mirrored optimum, not finite
 └── InspectionError    70   the engine was used against its contract
 """
@@ -57,6 +58,10 @@ class CameraError(LinescanError):
 
 class CameraLostError(LinescanError):
     exit_code = 75
+
+
+class DeviceLostError(LinescanError):
+    exit_code = 70
 
 
 class TrainingError(LinescanError):

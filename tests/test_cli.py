@@ -254,7 +254,7 @@ def test_bench_measures_and_writes(toy: Path, tmp_path: Path, monkeypatch: pytes
     def rate(*_arguments: Any) -> float:
         return 1000.0
 
-    monkeypatch.setattr("linescan.bench.patches_per_second", rate)  # a second for each of a dozen ways
+    monkeypatch.setattr("linescan.bench.whole.patches_per_second", rate)  # a second for each of a dozen ways
     out = tmp_path / "figures.json"
     assert bench("--model", toy, "--width", "64", "--lines", "40", "--json", out) == 0
     figures = json.loads(out.read_text())
@@ -281,6 +281,8 @@ def test_bench_measures_memory(toy: Path, tmp_path: Path) -> None:
         (("--model", "none.pt"), 65, "none.pt"),
         (("--width", "0"), 2, "--width 0"),
         (("--lines", "-4"), 2, "--lines -4"),
+        (("--frame-lines", "0"), 2, "--frame-lines 0"),
+        (("--defects", "11"), 2, "--defects 11"),
         (("--stride", "17"), 2, "stride 17"),
         (("--stride", "0"), 2, "stride = 0"),
         (("--json", "/nowhere/figures.json"), 2, "/nowhere/figures.json: cannot be written"),
@@ -289,7 +291,7 @@ def test_bench_measures_memory(toy: Path, tmp_path: Path) -> None:
 def test_bench_names_what_is_wrong(
     toy: Path, monkeypatch: pytest.MonkeyPatch, capsys: Output, arguments: tuple[str, ...], code: int, said: str
 ) -> None:
-    monkeypatch.setattr("linescan.bench.patches_per_second", lambda *_: 1000.0)
+    monkeypatch.setattr("linescan.bench.whole.patches_per_second", lambda *_: 1000.0)
     assert main(["bench", "--model", str(toy), "--width", "32", "--lines", "20", *RUN, *arguments]) == code
     error = capsys.readouterr().err
     assert error.startswith("linescan bench: error: ")

@@ -175,7 +175,7 @@ def check_seams(case: Case, heights: list[int]) -> None:
     """`run` checks accounting and finality at each push on the way."""
     whole = run(case, [case.lines])
     cut = run(case, heights)
-    with patch.object(segment, "PATCHES_AT_ONCE", 1), patch.object(tiles, "TILE_COLUMNS", 7):
+    with patch.object(segment, "PATCHES_AT_ONCE", 1), patch.multiple(tiles, TILE_COLUMNS=7, TILE_PIXELS=7):
         single = run(case, [1])
     for other in (cut, single):
         assert other.findings == whole.findings

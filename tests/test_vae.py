@@ -181,7 +181,8 @@ def test_seams_do_not_show_and_the_whole_is_what_is_computed_by_hand(
     case = Case(asked, Footprint(width), [raw], two_maps)
     whole = run(case, [lines])
     assert np.allclose(scores(whole), expected, rtol=1e-3, atol=1e-4)
-    with patch.object(segment, "PATCHES_AT_ONCE", pieces), patch.object(tiles, "TILE_COLUMNS", columns):
+    small = {"TILE_COLUMNS": columns, "TILE_PIXELS": columns}
+    with patch.object(segment, "PATCHES_AT_ONCE", pieces), patch.multiple(tiles, **small):
         cut = run(case, heights)
     assert scores(cut).tobytes() == scores(whole).tobytes()
     assert cut.findings == whole.findings

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from linescan import __version__
-from linescan.cli.common import guarded
+from linescan.cli.common import Help, guarded
 
 # command → its module and what it does
 COMMANDS = {
@@ -16,6 +16,7 @@ COMMANDS = {
     "evaluate": ("evaluate", "measures a bundle on images with defect masks"),
     "calibrate": ("calibrate", "makes a recipe: threshold and column calibration from good footage"),
     "calibrate flatfield": ("flatfield", "makes a camera's flat-field from dark and white footage"),
+    "quantise": ("quantise", "measures with which ranges a bundle runs in int8 (OpenVINO)"),
     "check": ("check", "validates a bundle, a recipe or a line"),
     "info": ("info", "describes a bundle"),
     "bench": ("bench", "measures what this machine does with a bundle"),
@@ -51,7 +52,7 @@ def _run(arguments: Sequence[str], asked: str | None) -> int:
     parser.add_argument("--version", action="version", version=f"linescan {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, (module, summary) in COMMANDS.items():
-        command = commands.add_parser(name, help=summary, description=summary)
+        command = commands.add_parser(name, help=summary, description=summary, formatter_class=Help)
         if name == asked:
             import_module(f"linescan.cli.{module}").add_arguments(command)
     args = parser.parse_args(arguments)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -21,9 +22,18 @@ class ColumnCalibration:
 
     def apply(self, rows: Tensor) -> Tensor:
         """(residual − mean) / deviation, column by column, of rows×W."""
-        mean = torch.from_numpy(self.mean).to(rows.device)
-        deviation = torch.from_numpy(self.deviation).to(rows.device)
+        mean, deviation = self._on(rows.device)
         return (rows - mean) / deviation
+
+    def _on(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Copied to a device once: each copy has the host wait."""
+        if device not in self._copies:
+            self._copies[device] = torch.from_numpy(self.mean).to(device), torch.from_numpy(self.deviation).to(device)
+        return self._copies[device]
+
+    @cached_property
+    def _copies(self) -> dict[torch.device, tuple[Tensor, Tensor]]:
+        return {}
 
 
 class ColumnStatistics:

@@ -65,17 +65,22 @@ class FlatField:
         """Stands for all that decides what it does."""
         return self.gain.tobytes() + self.dark.tobytes() + repr((self.dead, self.web)).encode()
 
-    def apply(self, raw: Tensor) -> Tensor:
-        """C×N×W raw integers on the CPU, corrected: the same kind and range of integers, in memory of their own."""
+    def apply(self, raw: Tensor, look: bool = True) -> Tensor:
+        """C×N×W raw integers, corrected: the same kind and range of integers, in memory of their own.
+
+        Without `look` no value is looked at, which would have the host wait for a device.
+        """
         full_scale = 2**self.bit_depth - 1
-        gain, offset = self._terms
+        terms = self._on(raw.device)
+        gain, offset = terms.gain, terms.offset
         # multiplied and added one after the other: a fused operation would round otherwise in a vector's rest
         values = raw.to(torch.float32).mul_(gain).add_(offset).clamp_(0, full_scale + 0.5)
-        if raw.numel() and int(raw.max()) >= full_scale:
+        if not look or (raw.numel() and int(raw.max()) >= full_scale):
             values.masked_fill_(raw >= full_scale, full_scale)
         if self.dead:
-            dead, left, right, share = self._bridges
-            values[..., dead] = values[..., left] * (1 - share) + values[..., right] * share
+            values[..., terms.dead] = (
+                values[..., terms.left] * (1 - terms.share) + values[..., terms.right] * terms.share
+            )
         return values.to(raw.dtype)  # what is behind the point is dropped; the offset has the half
 
     def correct(self, pixels: Pixels) -> Pixels:
@@ -84,16 +89,26 @@ class FlatField:
         corrected[...] = self.apply(channels_first(pixels)).permute(1, 2, 0).numpy().reshape(pixels.shape)
         return corrected
 
+    def _on(self, device: torch.device) -> _Terms:
+        """Copied to a device once: each copy has the host wait."""
+        if device not in self._copies:
+            self._copies[device] = _Terms(*(part.to(device) for part in (*self._scale, *self._bridges)))
+        return self._copies[device]
+
     @cached_property
-    def _terms(self) -> tuple[Tensor, Tensor]:
+    def _copies(self) -> dict[torch.device, _Terms]:
+        return {}
+
+    @property
+    def _scale(self) -> tuple[Tensor, Tensor]:
         # laid out as a camera's colours are, pixel by pixel
         gain, dark = (torch.from_numpy(np.array(terms.T, order="C")).T[:, None] for terms in (self.gain, self.dark))
         return gain, 0.5 - dark * gain
 
-    @cached_property
+    @property
     def _bridges(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Dead columns, the live ones to their left and right, and the share of the right one in the value."""
-        dead = np.array(self.dead)
+        dead = np.array(self.dead, np.int64)
         live = np.setdiff1d(np.arange(*self.web), dead)
         after = np.searchsorted(live, dead)
         left, right = live[np.maximum(after - 1, 0)], live[np.minimum(after, len(live) - 1)]
@@ -105,6 +120,18 @@ class FlatField:
             torch.from_numpy(right),
             torch.from_numpy(share.astype(np.float32)),
         )
+
+
+@dataclass(frozen=True, eq=False)
+class _Terms:
+    """What `FlatField.apply` computes with, on one device."""
+
+    gain: Tensor
+    offset: Tensor
+    dead: Tensor
+    left: Tensor
+    right: Tensor
+    share: Tensor
 
 
 # ------------------------------------------------------------------------------------------ calibration

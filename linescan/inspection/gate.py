@@ -40,6 +40,9 @@ class LineGate:
     """Turns a stream of raw lines into stretches that are inspected and stretches that are gaps.
 
     The verdict changes only after `band.lines` lines in a row speak against it; until then those lines are held.
+
+    Args:
+        keeps: whether lines stay as they are, so that those that are held need not be copied.
     """
 
     def __init__(
@@ -50,6 +53,7 @@ class LineGate:
         line: int = 0,
         valid: bool = True,
         selvage: Selvage | None = None,
+        keeps: bool = False,
     ) -> None:
         self.valid = valid
         self.line = line  # the next line that comes
@@ -58,14 +62,29 @@ class LineGate:
         self._selvage = selvage
         self._bit_depth = bit_depth
         self._columns = columns
+        self._keeps = keeps
         self._held: list[Tensor] = []
         self._held_count = 0
         self._gap_count = 0  # lines of the running gap not told yet
 
     def push(self, raw: Tensor) -> list[Stretch]:
         """Judges C×N×W raw integer lines; returns what is decided by now, in order."""
+        return self.decide(raw, self.measure(raw))
+
+    def measure(self, raw: Tensor) -> Tensor:
+        """What C×N×W raw lines are judged by, where they are: mean, contrast and 1 where there is web, N×3 float64."""
+        inspected = raw[..., self._columns]
+        mean, contrast = line_statistics(inspected, self._bit_depth)
+        shows_web = torch.ones_like(mean)
+        if self._selvage is not None:
+            left, right = web_edges(to_unit(inspected, self._bit_depth), self._selvage)
+            shows_web = (right > left).to(mean.dtype)
+        return torch.stack([mean, contrast, shows_web], 1)
+
+    def decide(self, raw: Tensor, measures: Tensor) -> list[Stretch]:
+        """`push` of lines that were measured; the measures are on the host, the lines need not be."""
         stretches: list[Stretch] = []
-        for first, end, good in _runs(self._judge(raw)):
+        for first, end, good in _runs(self._judge(measures)):
             self._take(raw[:, first:end], good, stretches)
         return stretches
 
@@ -80,13 +99,11 @@ class LineGate:
         """Goes on at `line`, after a gap that came from outside."""
         self.line, self.valid = line, valid
 
-    def _judge(self, raw: Tensor) -> list[bool]:
-        mean, contrast = line_statistics(raw[..., self._columns], self._bit_depth)
+    def _judge(self, measures: Tensor) -> list[bool]:
+        mean, contrast, shows_web = measures.unbind(1)
         band = self._band
         good = (mean >= band.mean_low) & (mean <= band.mean_high) & (contrast >= band.contrast_low)
-        if self._selvage is not None:  # a line that shows no web anywhere cannot be inspected anywhere
-            left, right = web_edges(to_unit(raw[..., self._columns], self._bit_depth), self._selvage)
-            good &= right > left
+        good &= shows_web > 0  # a line that shows no web anywhere cannot be inspected anywhere
         self.brightness.add(mean[good])
         flags: list[bool] = good.tolist()
         return flags
@@ -108,7 +125,7 @@ class LineGate:
         self._tell_gap(stretches)
 
     def _hold(self, lines: Tensor) -> None:
-        self._held.append(lines.clone())  # the caller may use its buffer again
+        self._held.append(lines if self._keeps else lines.clone())  # the caller may use its buffer again
         self._held_count += lines.shape[1]
 
     def _turn(self, stretches: list[Stretch]) -> None:
@@ -124,7 +141,9 @@ class LineGate:
             return
         if self.valid:
             first = self.line - self._held_count
-            stretches.append(Stretch(first, self._held_count, torch.cat(self._held, 1)))
+            for lines in self._held:
+                stretches.append(Stretch(first, lines.shape[1], lines))
+                first += lines.shape[1]
         else:
             self._gap_count += self._held_count
         self._held, self._held_count = [], 0

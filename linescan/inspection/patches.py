@@ -38,7 +38,13 @@ def take(maps: Tensor, dim: int, indices: list[int]) -> Tensor:
     first, count = indices[0], len(indices)
     if indices[-1] - first == count - 1 and indices == list(range(first, first + count)):
         return maps.narrow(dim, first, count)
-    return maps.index_select(dim, torch.tensor(indices, device=maps.device))
+    return maps.index_select(dim, _on_device(indices, maps.device))
+
+
+def _on_device(indices: list[int], device: torch.device) -> Tensor:
+    """A copy from pinned memory does not have the host wait."""
+    places = torch.tensor(indices)
+    return places.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else places
 
 
 def reflect_sides(maps: Tensor, reach: int) -> Tensor:
@@ -64,7 +70,7 @@ def _framed(maps: Tensor, left: Tensor, right: Tensor) -> Tensor:
 
 @lru_cache(maxsize=32)
 def _sides(reach: int, columns: int, fold: Callable[[int, int, int], list[int]], device: torch.device) -> Tensor:
-    return torch.tensor(fold(-reach, columns + reach, columns), device=device)
+    return _on_device(fold(-reach, columns + reach, columns), device)
 
 
 @lru_cache(maxsize=16)
@@ -74,6 +80,12 @@ def blend_weights(blend: Blend, patch_size: int) -> Tensor:
         return torch.ones(patch_size, patch_size)
     window = torch.hann_window(patch_size + 2, periodic=False, dtype=torch.float64)[1:-1]
     return (torch.outer(window, window) + 0.001).to(torch.float32)
+
+
+@lru_cache(maxsize=16)
+def _weights_on(blend: Blend, patch_size: int, device: torch.device) -> Tensor:
+    """Copied once, not for each segment: the host waits for such a copy."""
+    return blend_weights(blend, patch_size).to(device)
 
 
 class PatchRow:
@@ -91,7 +103,7 @@ class PatchRow:
         self._stride = stride
         self.anchors = anchors(self.width, patch_size, stride)
         self._regular = (self.width - patch_size) // stride + 1  # anchors at multiples of the stride
-        self._weights = blend_weights(blend, patch_size).to(device)
+        self._weights = _weights_on(blend, patch_size, device)
         self._weighted = blend != "mean"
         self.weight_sum = torch.zeros(patch_size, self.width, device=device)
         for column in self.anchors:

@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from linescan.inspection.found import Scores
 from linescan.messages import Phase
 
 
@@ -84,8 +85,11 @@ class Labeller:
         """First row that an unannounced candidate touches, or the first one not labelled yet."""
         return min([self.row, *(region.first_row for region in self._open if not region.announced)])
 
-    def push(self, opened: NDArray[np.bool_], score: NDArray[np.float32]) -> list[RegionPhase]:
-        """Labels the next rows×columns band; returns what is to be told, older regions first."""
+    def push(self, opened: NDArray[np.bool_], score: Scores) -> list[RegionPhase]:
+        """Labels the next rows×columns band; returns what is to be told, older regions first.
+
+        Only the scores of opened pixels are asked for.
+        """
         labels, found = self._components(opened, score)
         groups = self._connect(labels)
         told: list[RegionPhase] = []
@@ -123,9 +127,7 @@ class Labeller:
         for first, end, label in state["runs"]:
             self._last_row[first:end] = label
 
-    def _components(
-        self, opened: NDArray[np.bool_], score: NDArray[np.float32]
-    ) -> tuple[NDArray[np.int32], list[OpenRegion]]:
+    def _components(self, opened: NDArray[np.bool_], score: Scores) -> tuple[NDArray[np.int32], list[OpenRegion]]:
         if not opened.any():
             return np.zeros(opened.shape, np.int32), []
         count, raw = cv2.connectedComponents(opened.astype(np.uint8), connectivity=8, ltype=cv2.CV_32S)

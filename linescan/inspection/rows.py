@@ -16,6 +16,10 @@ class Rows:
         self._chunks: list[Tensor] = []
         self.end = first
 
+    def __len__(self) -> int:
+        """Rows that it holds."""
+        return self.end - self.first
+
     def append(self, rows: Tensor) -> None:
         if rows.shape[-2]:
             self._chunks.append(rows)

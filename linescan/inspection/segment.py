@@ -8,7 +8,6 @@ Every stage keeps the rows that the next one still needs and no more, so memory 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
@@ -17,6 +16,7 @@ from torch import Tensor
 from linescan.config import InspectionSettings
 from linescan.errors import InspectionError
 from linescan.inspection import opening
+from linescan.inspection.bands import Band
 from linescan.inspection.calibration import ColumnCalibration
 from linescan.inspection.patches import PatchRow, mirror_sides, mirrored, reflect_sides, reflected, take
 from linescan.inspection.residual import reconstructed_maps, residual, residual_reach, smoothing_reach
@@ -32,30 +32,8 @@ Reconstruct = Callable[[Tensor], Tensor]
 ABSURD = 1e4
 PATCHES_AT_ONCE = 1024  # grid rows of up to this many patches go through the stages together
 NO_STRIPS = Strips()
+DEVICE_PATCHES_AT_ONCE = 8192  # … on a device, where each call is a launch, whatever its size
 CPU_PIECE = 32  # patches of one call of the model on a CPU: still in its cache when they are added
-
-
-@dataclass(frozen=True)
-class Band:
-    """Final rows of a segment: C×rows×W web and reconstruction, rows×W score and masks, from scaled row `row` on.
-
-    `opened` is what exceeds the threshold after opening; `inspected` is False beyond the selvage and in masked columns;
-    `faulty` marks rows that the model could not judge.
-    """
-
-    row: int
-    web: Tensor
-    reconstruction: Tensor
-    score: Tensor
-    opened: Tensor
-    inspected: Tensor
-    faulty: Tensor
-
-    def part(self, first: int, end: int) -> Band:
-        """Rows first…end−1 of this band."""
-        maps = (self.web, self.reconstruction, self.score, self.opened, self.inspected)
-        web, reconstruction, score, opened, inspected = (part[..., first:end, :] for part in maps)
-        return Band(self.row + first, web, reconstruction, score, opened, inspected, self.faulty[first:end])
 
 
 class Segment:
@@ -69,6 +47,7 @@ class Segment:
             Where it has a `batch`, it is called with whole multiples of that many patches as far as they go.
         resume_row: rows before it were final in an earlier run; `first_row_needed` says from where to feed again.
         strips: thresholds and masks by column.
+        look: whether a value may be looked at to save work, which has the host wait for a device.
     """
 
     def __init__(
@@ -80,6 +59,7 @@ class Segment:
         calibration: ColumnCalibration | None = None,
         resume_row: int = 0,
         strips: Strips = NO_STRIPS,
+        look: bool = True,
     ) -> None:
         self._settings = settings
         self._reconstruct = reconstruct
@@ -92,8 +72,10 @@ class Segment:
         self._grid = PatchRow(columns, settings.patch_size, settings.stride, settings.blend, device)
         self._columns = columns
         self._device = device
+        self._look = look
         self._maps = reconstructed_maps(settings)
-        self._rows_at_once = max(1, PATCHES_AT_ONCE // len(self._grid))
+        at_once = PATCHES_AT_ONCE if device.type == "cpu" else DEVICE_PATCHES_AT_ONCE
+        self._rows_at_once = max(1, at_once // len(self._grid))
         batch: int = getattr(reconstruct, "batch", 1)
         piece = max(1, (CPU_PIECE if device.type == "cpu" else PATCHES_AT_ONCE) // batch) * batch
         # filled again for each call of the model: fresh memory costs more than the copy
@@ -111,7 +93,7 @@ class Segment:
         self._weight = Rows(first)
         self._residual = Rows(self._residual_done)
         self._score = Rows(self._scored)
-        self._faults: list[tuple[int, int]] = []
+        self._faults = Rows(first)  # rows×1: whether something that the model could not judge reaches a row
 
     @property
     def done(self) -> int:
@@ -170,12 +152,22 @@ class Segment:
                 self._grid.cut(rows[i], patches[place], column)
             reconstructions, sound = self._reconstructed(patches)
             for i, column, place in spans:
-                if not bool(sound[place].all()):
-                    self._faults.append((lines[i] - self._halo, lines[i] + self._settings.patch_size + self._halo))
+                if sound is not None:
+                    self._mark(lines[i], ~sound[place].all())
                 self._grid.add(reconstructions[place], self._covered(self._total, lines[i]), column)
 
-    def _reconstructed(self, patches: Tensor) -> tuple[Tensor, Tensor]:
-        """The patches' reconstructions, with the web in place of those that cannot be, and which are sound."""
+    def _mark(self, line: int, faulty: Tensor) -> None:
+        """Rows that a patch of this line anchor reaches are as faulty as the patch."""
+        low = max(line - self._halo, self._faults.first)
+        reached = self._faults.all().narrow(-2, low - self._faults.first, self._reached(line) - low)
+        reached.logical_or_(faulty)
+
+    def _reached(self, line: int) -> int:
+        """End of the rows that a patch of this line anchor reaches."""
+        return line + self._settings.patch_size + self._halo
+
+    def _reconstructed(self, patches: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The patches' reconstructions, the web in place of those that cannot be, and which are sound (None: all)."""
         reconstructions = self._reconstruct(patches)
         if reconstructions.shape != (len(patches), self._maps, *patches.shape[2:]):
             raise InspectionError(
@@ -184,23 +176,27 @@ class Segment:
         # the extremes of a patch with a value that is not a number are not numbers either, and compare as False
         flat = reconstructions.flatten(1)
         sound = (flat.amin(1) >= -ABSURD) & (flat.amax(1) <= ABSURD)
-        if not bool(sound.all()):
-            # the web in place of the fault keeps it from spreading; its lines are a gap all the same
-            without_fault = torch.zeros_like(reconstructions)
-            without_fault[:, : self._settings.channels] = patches
-            reconstructions = torch.where(sound[:, None, None, None], reconstructions, without_fault)
-        return reconstructions, sound
+        if self._look and bool(sound.all()):
+            return reconstructions, None
+        # the web in place of the fault keeps it from spreading; its lines are a gap all the same
+        without_fault = patches
+        if self._maps > self._settings.channels:
+            without_fault = torch.cat([patches, torch.zeros_like(patches)], 1)
+        return torch.where(sound[:, None, None, None], reconstructions, without_fault), sound
 
     def _patch_rows(self, line: int) -> list[int]:
         rows = reflected(line, line + self._settings.patch_size, max(self._web.end, 1))
         return [row - self._web.first for row in rows]
 
     def _make_room(self, lines: list[int]) -> None:
-        """Sums over the rows that patches at these line anchors cover; their weights are added already."""
+        """Sums and marks for the rows that patches at these line anchors reach; their weights are added already."""
         missing = lines[-1] + self._settings.patch_size - self._total.end
         if missing > 0:
             self._total.append(torch.zeros(self._maps, missing, self._grid.width, device=self._device))
             self._weight.append(torch.zeros(missing, self._grid.width, device=self._device))
+        unmarked = self._reached(lines[-1]) - self._faults.end
+        if unmarked > 0:
+            self._faults.append(torch.zeros(unmarked, 1, dtype=torch.bool, device=self._device))
         for line in lines:
             self._covered(self._weight, line).add_(self._grid.weight_sum)
 
@@ -262,7 +258,7 @@ class Segment:
         return rows.contiguous()
 
     def _band(self, first: int, end: int) -> Band:
-        web, faulty = self._web.get(first, end), self._faulty(first, end)
+        web, faulty = self._web.get(first, end), self._faults.get(first, end)[:, 0]
         score = self._score.get(first, end)
         reach = opening.REACH
         low, high = max(0, first - reach), min(self._scored, end + reach)
@@ -281,12 +277,6 @@ class Segment:
         mean = self._mean(first, end)[: self._settings.channels]
         return Band(first, web, mean, score, opened & inspected & ~faulty[:, None], inspected, faulty)
 
-    def _faulty(self, first: int, end: int) -> Tensor:
-        flags = torch.zeros(end - first, dtype=torch.bool, device=self._device)
-        for low, high in self._faults:
-            flags[max(low - first, 0) : max(high - first, 0)] = True
-        return flags
-
     def _trim(self) -> None:
         """Drops what no later row depends on."""
         next_anchor = self._grid_row * self._settings.stride  # far behind the others where a resumed run catches up
@@ -297,7 +287,7 @@ class Segment:
         self._weight.drop_before(needed)
         self._residual.drop_before(self._scored - self._smoothing)
         self._score.drop_before(self._done - opening.REACH)
-        self._faults = [(low, high) for low, high in self._faults if high > self._done]
+        self._faults.drop_before(self._done)
 
 
 def first_row_needed(settings: InspectionSettings, resume_row: int) -> int:

@@ -4,20 +4,29 @@ from __future__ import annotations
 
 import os
 import time
-from dataclasses import asdict, dataclass
+import warnings
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from linescan.errors import ConfigError
+from linescan.inspection.cuda import queues_of
+from linescan.inspection.queues import Queues
 from linescan.models.bundle import Bundle
+from linescan.models.device import OutOfMemory, device_lost
 from linescan.models.memory import keep_freed_memory
+from linescan.models.openvino import check_openvino
+from linescan.models.openvino_int8 import load_ranges, openvino_module
+from linescan.models.parity import TOLERANCE, PrecisionWarning, difference
 
-Precision = Literal["float32", "bfloat16", "float16"]
+Precision = Literal["float32", "bfloat16", "float16", "int8"]
 BATCHES = (16, 32, 64)  # candidates on a CPU; larger ones are no faster and fill up worse
 ROWS_TOGETHER = 8  # rows of the grid that a camera's frame brings, at most, as a rule
 GPU_BATCH = 256
+PARITY_BATCH = 4  # of the check against float32
 TRIAL_ROUNDS = 3
 FILLED_GAIN = 1.2  # end to end a batch that whole rows fill does better than its forwards say (docs/performance.md)
 TRIAL_SECONDS = 0.15  # for each candidate in each round
@@ -25,15 +34,19 @@ TRIAL_SECONDS = 0.15  # for each candidate in each round
 
 @dataclass(frozen=True)
 class Execution:
-    """How the model runs; chosen once, since a patch's result depends on it in the last bits."""
+    """How the model runs; chosen once, since a patch's result depends on it in the last bits.
+
+    `device` openvino is the CPU through OpenVINO; `quantisation` the sha256 of the ranges that its int8 uses.
+    """
 
     device: str
     precision: Precision
     batch: int
     threads: int
+    quantisation: str = ""
 
     def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        return {key: value for key, value in asdict(self).items() if key != "quantisation" or value}
 
 
 class Runner:
@@ -42,31 +55,50 @@ class Runner:
     Of a VAE these are the mean and the variance of its samples, N×2C×P×P.
 
     A patch's result is the same at every place of a batch of one size, so how patches are grouped does not show; the
-    last forward is filled up with patches that do not count.
+    last forward is filled up with patches that do not count. On a device the forward is replayed as one launch, and
+    belongs into the compute queue, as all that uses its buffers does.
     """
 
-    def __init__(self, bundle: Bundle, execution: Execution) -> None:
+    def __init__(self, bundle: Bundle, execution: Execution, queues: Queues | None = None) -> None:
         self.execution = execution
         self.batch = execution.batch
         self.patches = 0  # reconstructed so far
-        self.device = torch.device(execution.device)
-        self._dtype: torch.dtype = getattr(torch, execution.precision)
+        self.device = torch.device("cpu" if execution.device == "openvino" else execution.device)
         torch.set_num_threads(execution.threads)
         keep_freed_memory()
         if self.device.type == "cuda":
-            torch.backends.cudnn.benchmark = False
-            torch.backends.cudnn.deterministic = True
+            _be_exact()
+        self._queues = queues or queues_of(self.device)
         meta = bundle.metadata
-        module = bundle.module(self.device, self._dtype)
-        self._module = module if meta.vae is None else module.moments
         self._maps = meta.channels if meta.vae is None else 2 * meta.channels
-        shape = (execution.batch, meta.channels, meta.patch_size, meta.patch_size)
-        self._input = torch.full(shape, 0.5, dtype=self._dtype, device=self.device).to(
-            memory_format=torch.channels_last
-        )
+        self._module: Callable[[Tensor], Tensor]
+        if execution.device == "openvino":
+            self._module = module = openvino_module(bundle, execution)
+            self._input = module.input
+        else:
+            dtype: torch.dtype = getattr(torch, execution.precision)
+            loaded = bundle.module(self.device, dtype)
+            self._module = loaded if meta.vae is None else loaded.moments
+            shape = (execution.batch, meta.channels, meta.patch_size, meta.patch_size)
+            self._input = torch.full(shape, 0.5, dtype=dtype, device=self.device).to(memory_format=torch.channels_last)
+        self._forward: Callable[[], Tensor] = lambda: self._module(self._input)
         with torch.inference_mode():
             for _ in range(3):  # the first calls of a TorchScript module specialise it
-                self._module(self._input)
+                self._forward()
+            if self._queues.ahead:
+                self._forward = self._recorded()
+
+    def _recorded(self) -> Callable[[], Tensor]:
+        """The forward as one launch; where the device cannot record it, its many launches as before."""
+        try:
+            return self._queues.capture(self._forward)
+        except OutOfMemory:
+            raise
+        except RuntimeError as error:
+            if device_lost(error):
+                raise
+            warnings.warn(f"the forward cannot be recorded, and is launched piece by piece: {error}", stacklevel=3)
+            return self._forward
 
     def __call__(self, patches: Tensor) -> Tensor:
         batch = self.execution.batch
@@ -76,13 +108,13 @@ class Runner:
             for first in range(0, len(patches), batch):
                 part = patches[first : first + batch]
                 self._input[: len(part)].copy_(part)
-                result[first : first + batch].copy_(self._module(self._input)[: len(part)])
+                result[first : first + batch].copy_(self._forward()[: len(part)])
         return result
 
     def forward_once(self) -> None:
         """One bare forward of the fixed shape: what the model alone costs."""
         with torch.inference_mode():
-            self._module(self._input)
+            self._forward()
         if self.device.type == "cuda":
             torch.cuda.synchronize()
 
@@ -98,20 +130,66 @@ def choose_execution(
     """What is asked for, and the rest by measurement: the fastest precision and batch of the machine at hand.
 
     Where it is known how many patches a row of the grid has, a batch that they fill is a candidate too: a forward costs
-    as much where its last places stay empty.
+    as much where its last places stay empty. A bundle whose output in half precision is too far from float32 runs in
+    float32, with a PrecisionWarning.
     """
+    chosen = _fastest(bundle, device, precision, batch, threads, patches_a_row)
+    if in_precision(bundle, chosen) == chosen:
+        return chosen
+    return _fastest(bundle, device, "float32", batch, threads, patches_a_row)
+
+
+def in_precision(bundle: Bundle, execution: Execution) -> Execution:
+    """The execution, in float32 and with a PrecisionWarning where its half precision is too rough for this bundle."""
+    if execution.precision not in ("bfloat16", "float16"):
+        return execution
+    half = replace(execution, batch=min(execution.batch, PARITY_BATCH))
+    exact = replace(half, precision="float32")
+    apart = difference(bundle, *(_on_device(Runner(bundle, one)) for one in (half, exact)))
+    if apart <= TOLERANCE:
+        return execution
+    warnings.warn(
+        f"{bundle.path}: in {execution.precision} its reconstructions are {apart:.3g} of full scale away from float32 "
+        f"(root mean square), at most {TOLERANCE:g} are tolerated: it runs in float32",
+        PrecisionWarning,
+        stacklevel=3,
+    )
+    return replace(execution, precision="float32")
+
+
+def _on_device(runner: Runner) -> Callable[[Tensor], Tensor]:
+    return lambda patches: runner(patches.to(runner.device))
+
+
+def _be_exact() -> None:
+    """The same bits from run to run, and float32 that is float32: the parity check rests on it."""
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.deterministic = True
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_tf32 = False
+
+
+def _fastest(
+    bundle: Bundle,
+    device: str | None,
+    precision: str,
+    batch: int | None,
+    threads: int | None,
+    patches_a_row: int | None,
+) -> Execution:
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     if device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("device cuda asked for, but torch finds no GPU here; --device cpu runs without one")
+    if device == "openvino":
+        check_openvino(bundle)
     for name, value in (("batch", batch), ("threads", threads)):
         if value is not None and value < 1:
             raise ConfigError(f"{name} {value}: at least 1 expected")
     threads = threads or available_threads()
     precisions = _precisions(device, precision)
-    usual = {GPU_BATCH} if device == "cuda" else set(BATCHES)
-    if patches_a_row and device == "cpu":
-        usual.add(filled_batch(patches_a_row))
-    candidates = [Execution(device, p, b, threads) for p in precisions for b in ([batch] if batch else sorted(usual))]
+    batches = [batch] if batch else _usual_batches(device, patches_a_row)
+    quantisation = load_ranges(bundle).sha256 if precision == "int8" else ""
+    candidates = [Execution(device, p, b, threads, quantisation) for p in precisions for b in batches]
     if len(candidates) == 1:
         return candidates[0]
     # in turn, and the best of each: what else runs on the machine may hit one trial, but hardly all of a candidate's
@@ -122,6 +200,16 @@ def choose_execution(
         for one, speeds in zip(candidates, zip(*rounds, strict=True), strict=True)
     }
     return max(candidates, key=rate.__getitem__)
+
+
+def _usual_batches(device: str, patches_a_row: int | None) -> list[int]:
+    """Which batches are worth a trial; of OpenVINO one, since compiling takes longer than the trials can win."""
+    filled = {filled_batch(patches_a_row)} if patches_a_row else set()
+    if device == "cuda":
+        return [GPU_BATCH]
+    if device == "openvino":
+        return sorted(filled or {max(BATCHES)})
+    return sorted(filled.union(BATCHES))
 
 
 def filled_batch(patches_a_row: int) -> int:
@@ -166,9 +254,11 @@ def _precisions(device: str, asked: str) -> tuple[Precision, ...]:
         if device == "cuda":
             return ("bfloat16",)
         return ("bfloat16",) if has_fast_bfloat16() else ("float32",)
-    if asked not in ("float32", "bfloat16", "float16"):
+    if asked == "int8" and device != "openvino":
+        raise ConfigError("precision int8 runs through OpenVINO alone: device openvino was expected with it")
+    if asked not in ("float32", "bfloat16", "float16", "int8"):
         raise ConfigError(f"precision {asked!r}: auto, float32, bfloat16 or float16 expected")
-    if asked == "float16" and device == "cpu":
+    if asked == "float16" and device != "cuda":
         raise ConfigError("precision float16 is for a GPU; a CPU runs float32 or bfloat16")
     return (asked,)  # type: ignore[return-value]
 

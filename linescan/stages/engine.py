@@ -15,11 +15,11 @@ from linescan.flatfield_file import flatfield_of
 from linescan.inspection import Footprint, Inspector
 from linescan.line import Line
 from linescan.messages import Progress, RollEnd, RollStart
-from linescan.models.runner import Execution, Runner, choose_execution
+from linescan.models.device import OutOfMemory
+from linescan.models.openvino import openvino_installed
+from linescan.models.runner import Execution, Runner, choose_execution, in_precision
 from linescan.pixels import FORMATS
 from linescan.recipe import Setup, check_footage, load_setup, patches_a_row, self_check
-
-OutOfMemory = torch.cuda.OutOfMemoryError
 
 
 class Engine:
@@ -46,7 +46,7 @@ class Engine:
         if width is not None:  # what the roll's start would refuse is better refused before
             check_footage(self.setup, width, channels or self.setup.settings.channels)
         a_row = None if width is None else patches_a_row(self.setup.settings, width)
-        self.execution = before or choose_execution(
+        self.execution = (before and in_precision(self.setup.bundle, before)) or choose_execution(
             self.setup.bundle, asked.device, asked.precision, asked.batch, asked.threads, a_row
         )
         self.runner = self._make_runner()
@@ -68,13 +68,19 @@ class Engine:
         return digest.digest()
 
     def _make_runner(self) -> Runner:
-        while True:
-            try:
-                runner = Runner(self.setup.bundle, self.execution)
-                self_check(self.setup, runner)
-                return runner
-            except OutOfMemory:
-                self.execution = smaller(self.execution)
+        while (runner := self._runner_that_fits()) is None:
+            self.execution = smaller(self.execution)
+            torch.cuda.empty_cache()
+        return runner
+
+    def _runner_that_fits(self) -> Runner | None:
+        """None where the device has no memory for it; what was taken is free again then."""
+        try:
+            runner = Runner(self.setup.bundle, self.execution)
+            self_check(self.setup, runner)
+            return runner
+        except OutOfMemory:
+            return None
 
     def check(self) -> None:
         """Looks at the reference patch again when it is time to; raises InspectionError."""
@@ -85,6 +91,7 @@ class Engine:
     def shrink(self) -> None:
         """Smaller batches after the device ran out of memory; raises InspectionError where one patch does not fit."""
         self.execution = smaller(self.execution)
+        del self.runner  # its memory is needed
         torch.cuda.empty_cache()
         self.runner = self._make_runner()
 
@@ -175,5 +182,7 @@ def _stored_execution(stored: dict[str, Any] | None) -> Execution | None:
     except TypeError:
         return None
     if execution.device == "cuda" and not torch.cuda.is_available():
+        return None
+    if execution.device == "openvino" and not openvino_installed():
         return None
     return execution

@@ -8,7 +8,8 @@ from typing import Any
 
 from linescan.errors import LinescanError
 from linescan.messages import Prepare
-from linescan.stages.engine import Engine, OutOfMemory
+from linescan.models.device import OutOfMemory
+from linescan.stages.engine import Engine
 
 MakeEngine = Callable[[str, dict[str, Any] | None], Engine]  # from a recipe's name, and settings of the roll before
 Aside = Callable[[Callable[[], None]], object]

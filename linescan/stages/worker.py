@@ -11,7 +11,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from linescan.errors import FootageError, MessageError, PeerError
+from linescan.errors import DeviceLostError, FootageError, MessageError, PeerError
 from linescan.inspection import Finding, Inspector
 from linescan.line import Line
 from linescan.messages import (
@@ -35,13 +35,15 @@ from linescan.messages import (
     StreamEnd,
 )
 from linescan.metrics import NO_METRICS, Meter
+from linescan.models.device import OutOfMemory, device_lost
 from linescan.pixels import FORMATS, pixels_of
-from linescan.stages.engine import Engine, OutOfMemory, end_of, progress_of
+from linescan.stages.engine import Engine, end_of, progress_of
 from linescan.stages.next_engine import Aside, MakeEngine, NextEngine, in_thread
 from linescan.stages.outbox import Outbox, credit_of
 from linescan.transport import Network, Received, Sent
 
 PIXELS_A_PUSH = 1 << 20  # between two looks at the sockets: a second or so on a slow CPU
+PIXELS_AHEAD = 1 << 24  # … where a device works while the host goes on
 REPEAT_S = 0.5  # a question that is not answered
 IDLE_S = 0.1
 PATIENCE_S = 5.0  # beyond a lease, for one that ends
@@ -98,6 +100,8 @@ class Worker:
         self._inspector: Inspector | None = None
         self._lines = 0
         self.counters: Counter[str] = Counter()
+        self._needed_ns = 0  # of the last frame
+        self._faults: tuple[str, ...] = ()
         self.frame_since_ns: int | None = None  # since when a frame is being inspected
 
     @property
@@ -115,13 +119,40 @@ class Worker:
         return self._state is not State.RUNNING or self._outbox.empty
 
     def turn(self) -> None:
-        """One pass of the loop: at most one frame is inspected."""
+        """One pass of the loop: at most one frame is inspected.
+
+        Raises DeviceLostError where the device that computes is gone; what the journal lacks, a replacement finds.
+        """
+        short_of_memory = False
+        try:
+            self._turn()
+        except OutOfMemory:
+            short_of_memory = True
+        except RuntimeError as error:
+            if device_lost(error):
+                self._lose_device(error)
+            raise
+        if short_of_memory:  # behind the error, which holds on to what took the memory
+            self._inspector = None
+            self._made_engine().shrink()
+            self._start_over("out_of_memory")
+
+    def _turn(self) -> None:
         self._hear_publisher()
         came = self._hear_acquire()
+        if not came:
+            self._settle()
         self._ask()
         self._serve()
         if not came:
             self._network.wait(self._links, IDLE_S)
+
+    def _lose_device(self, error: RuntimeError) -> None:
+        """Says so before the process ends: its lease ends with it, and acquire keeps the frames for the next one."""
+        self._faults = ("device-lost",)
+        self._publisher.send(self.status())
+        said = next(iter(str(error).splitlines()), type(error).__name__)
+        raise DeviceLostError(f"camera {self._camera}: the device that computes is gone: {said}") from error
 
     def flush(self) -> None:
         """A turn without frames: hands over what was found."""
@@ -320,17 +351,14 @@ class Worker:
                 f"camera {frame.camera} sends {frame.columns} columns of {frame.pixel_format}, roll {frame.roll} was "
                 f"begun with {inspector.footprint.columns} columns of {inspector.footprint.bit_depth} bits"
             )
-        try:
-            self._push(inspector, frame, pixels, needed_ns)
-        except OutOfMemory:
-            self._made_engine().shrink()
-            self._start_over("out_of_memory")
+        self._push(inspector, frame, pixels, needed_ns)
 
     def _push(self, inspector: Inspector, frame: Frame, pixels: NDArray[Any], needed_ns: int) -> None:
         """In portions, so that the sockets are served meanwhile; the portions do not show in the result."""
         self.frame_since_ns = began_ns = self._clock()
         self._metrics.step("wait", began_ns - needed_ns)
-        rows = max(1, PIXELS_A_PUSH // frame.columns)
+        self._needed_ns = needed_ns
+        rows = max(1, (PIXELS_AHEAD if inspector.ahead else PIXELS_A_PUSH) // frame.columns)
         try:
             for first in range(0, frame.lines, rows):
                 findings = inspector.push(pixels[first : first + rows], frame.first_line + first)
@@ -345,6 +373,17 @@ class Worker:
             self.frame_since_ns = None
         self._lines += frame.lines
         self._metrics.step("inspect", self._clock() - began_ns)
+
+    def _settle(self) -> None:
+        """No frame is there: what the device still works on is waited for, rather than told with the next one."""
+        inspector = self._inspector
+        if inspector is None or inspector.settled or self._state is not State.RUNNING:
+            return
+        self.frame_since_ns = self._clock()
+        try:
+            self._tell(inspector.settle(), self._needed_ns)
+        finally:
+            self.frame_since_ns = None
 
     def _tell(self, findings: list[Finding], needed_ns: int, progress: bool = True) -> None:
         for finding in findings:
@@ -398,14 +437,15 @@ class Worker:
             **self._outbox.counters,
             **{f"dropped_{name}": count for name, count in self._acquire.counters.items()},
         }
-        faults: tuple[str, ...] = ()
+        faults = self._faults
         inspector = self._inspector
         if inspector is not None and inspector.brightness is not None:
             counters["brightness_permille"] = round(1000 * inspector.brightness)
             field = inspector.flatfield
             if field is not None:
                 counters["brightness_wanted_permille"] = round(1000 * field.level)
-                faults = ("brightness-drift",) if field.drifted(inspector.brightness, self._brightness_drift) else ()
+                if field.drifted(inspector.brightness, self._brightness_drift):
+                    faults += ("brightness-drift",)
         return Status("worker", self._camera, self._state.value, faults, counters, self._clock())
 
 
