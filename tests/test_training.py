@@ -28,6 +28,7 @@ from linescan.training import train
 from linescan.training.augmentation import augment, spoilt
 from linescan.training.dataset import GoodImages, PatchSampler, load_good_images
 from linescan.training.losses import Objective, reconstruction_loss
+from linescan.training.stride import strides_for
 from linescan.training.train import Epoch, Trainer
 from tests.conftest import COLUMNS, TINY, weave, write_frames
 
@@ -676,7 +677,9 @@ def test_the_paper_s_preset(good_footage: Path, tmp_path: Path) -> None:
 
 def test_a_small_patch_takes_a_stride_that_fits(good_footage: Path, tmp_path: Path) -> None:
     assert trained(good_footage, tmp_path / "M.pt", "--method", "l2") == 0
-    assert load_bundle(tmp_path / "M.pt").metadata.stride == 8
+    metadata = load_bundle(tmp_path / "M.pt").metadata
+    assert metadata.stride in strides_for(16)
+    assert max(strides_for(16)) < 16
 
 
 def test_colour_and_depth_go_all_the_way(tmp_path: Path) -> None:
@@ -701,6 +704,44 @@ def test_a_web_that_differs_across_gets_a_recipe(tmp_path: Path) -> None:
     assert setup.calibration is not None
     assert setup.calibration.mean[80] > 2 * setup.calibration.mean[10]
     assert json.loads(json.dumps(setup.pinned))["model_sha256"] == load_bundle(tmp_path / "M.pt").sha256
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ((), (20, 1e-3, "cosine")),
+        (("--preset", "paper"), (200, 2e-4, "constant")),
+        (("--method", "l2"), (200, 2e-4, "constant")),
+        (("--epochs", "3", "--schedule", "constant"), (3, 1e-3, "constant")),
+        (("--preset", "paper", "--learning-rate", "0.01"), (200, 0.01, "constant")),
+    ],
+)
+def test_the_course_of_a_training_is_the_presets(
+    arguments: tuple[str, ...], expected: tuple[Any, ...], good_footage: Path, tmp_path: Path
+) -> None:
+    class SeenError(BaseException):  # the command line answers every Exception
+        pass
+
+    seen: list[TrainingSettings] = []
+
+    def stop(_images: GoodImages, settings: TrainingSettings, *_: Any) -> None:
+        seen.append(settings)
+        raise SeenError
+
+    with patch("linescan.cli.train.Trainer", stop), pytest.raises(SeenError):
+        main(
+            [
+                "train",
+                "--images",
+                str(good_footage),
+                "--output",
+                str(tmp_path / "M.pt"),
+                "--patch-size",
+                "16",
+                *arguments,
+            ]
+        )
+    assert (seen[0].epochs, seen[0].learning_rate, seen[0].schedule) == expected
 
 
 def test_smoothing_is_chosen_by_pasted_defects(good_footage: Path, tmp_path: Path) -> None:

@@ -34,32 +34,35 @@ from linescan.training.calibrate import (
 )
 from linescan.training.dataset import GoodImages
 from linescan.training.smoothing import choose_smoothing
+from linescan.training.stride import StrideChoice, choose_stride, strides_for
 from linescan.training.synthetic import reference_candidates
 from linescan.training.train import Trainer
+from linescan.training.trial import Trial
 
 
 @dataclass(frozen=True)
 class Recommendation:
     """How the trained model is to be used on the web; `--preset paper` or `default`."""
 
-    stride: int
+    stride: int | None  # None: measured with defects pasted into good web
     blend: Blend
-    smoothing_sigma: float | None  # None: chosen by defects pasted into good web
+    smoothing_sigma: float | None  # None: chosen by the same defects
     calibrate_columns: bool
 
 
 PRESETS = {
     "paper": Recommendation(stride=30, blend="mean", smoothing_sigma=0.0, calibrate_columns=False),
-    "default": Recommendation(stride=64, blend="hann", smoothing_sigma=None, calibrate_columns=True),
+    "default": Recommendation(stride=None, blend="hann", smoothing_sigma=None, calibrate_columns=True),
 }
 
 
 @dataclass(frozen=True)
 class Produced:
-    """What `produce` wrote."""
+    """What `produce` wrote, and how it came to the stride where it measured that."""
 
     bundle: Bundle
     recipe: Path | None
+    stride: StrideChoice | None
 
 
 def produce(
@@ -71,11 +74,14 @@ def produce(
     bundle = _draft(trainer, metadata)
     runner = Runner(bundle, choose_execution(bundle, trainer.device.type))
     settings = inspection_settings(bundle, {}, str(output)).model_copy(update={"columns": None})
-    if use.smoothing_sigma is None:
-        sigma, found = choose_smoothing(images, settings, runner, asked, runner.device)
-        metrics = {**metadata.metrics, "pasted_defects_found": found}
-        metadata = metadata.model_copy(update={"smoothing_sigma": sigma, "metrics": metrics})
-        settings = settings.model_copy(update={"smoothing_sigma": sigma})
+    settings, metrics, choice = _measured(images, settings, use, runner, asked)
+    metadata = metadata.model_copy(
+        update={
+            "smoothing_sigma": settings.smoothing_sigma,
+            "stride": settings.stride,
+            "metrics": {**metadata.metrics, **metrics},
+        }
+    )
     rolls = [[lines] for lines in images.held_out_lines]
     maps = good_scores(rolls, settings, runner, images.bit_depth, runner.device)
     threshold, basis = choose_threshold(maps, metadata.scale, asked)
@@ -93,7 +99,28 @@ def produce(
         save_calibration(columns, calibration, bundle.sha256, sum(map(len, maps)))
         settings = inspection_settings(bundle, {}, str(output))
         recipe = write_recipe(output.with_suffix(".toml"), bundle, threshold, columns, settings)
-    return Produced(bundle, recipe)
+    return Produced(bundle, recipe, choice)
+
+
+def _measured(
+    images: GoodImages, settings: InspectionSettings, use: Recommendation, runner: Runner, asked: FalseAlarms
+) -> tuple[InspectionSettings, dict[str, float], StrideChoice | None]:
+    """The settings with σ and stride as well where these were left open, what was measured for it, and the strides.
+
+    σ comes first, at the paper's stride or the one that was asked for: docs/decisions/013.
+    """
+    metrics: dict[str, float] = {}
+    choice = None
+    if use.smoothing_sigma is None or use.stride is None:
+        trial = Trial(images, settings)
+    if use.smoothing_sigma is None:
+        sigma, metrics["pasted_defects_found"] = choose_smoothing(trial, settings, runner, asked)
+        settings = settings.model_copy(update={"smoothing_sigma": sigma})
+    if use.stride is None:
+        choice = choose_stride(trial, settings, runner, use.calibrate_columns)
+        metrics |= choice.metrics
+        settings = settings.model_copy(update={"stride": choice.stride})
+    return settings, metrics, choice
 
 
 def _draft(trainer: Trainer, metadata: BundleMetadata) -> Bundle:
@@ -137,7 +164,7 @@ def _metadata(trainer: Trainer, images: GoodImages, use: Recommendation, terms: 
         patch_size=settings.patch_size,
         latent_dim=settings.latent_dim,
         scale=settings.scale,
-        stride=use.stride,
+        stride=use.stride or strides_for(settings.patch_size)[0],
         threshold=UNREACHABLE,
         blend=use.blend,
         smoothing_sigma=use.smoothing_sigma or 0.0,

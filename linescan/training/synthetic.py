@@ -43,8 +43,12 @@ def reference_candidates(image: Pixels, bit_depth: int, side: int) -> Iterator[t
             yield _pasted(good, blot, side // 2, side // 2, radius), place
 
 
-def pasted_web(image: Pixels, bit_depth: int, side: int, first: int) -> PastedWeb:
-    """A copy of good web with a blot in each side×side cell, in turn of all sizes and kinds, from number `first` on."""
+def pasted_web(image: Pixels, bit_depth: int, side: int, first: int, rng: np.random.Generator) -> PastedWeb:
+    """A copy of good web with a blot in each side×side cell, in turn of all sizes and kinds, from number `first` on.
+
+    Where in its cell is drawn from `rng`: in the middle of each, blots would lie alike to a grid of patches whose
+    stride divides the cell.
+    """
     web = _eight_bit(image, bit_depth).copy()
     blots: list[tuple[int, int, int, int]] = []
     number = first
@@ -54,8 +58,9 @@ def pasted_web(image: Pixels, bit_depth: int, side: int, first: int) -> PastedWe
             kinds = _blots(cell)
             radius = max(2, round(side * RADII[number % len(RADII)]))
             blot = kinds[number // len(RADII) % len(kinds)]
-            cell[:] = _pasted(cell, blot, side // 2, side // 2, radius)
-            middle = top + side // 2, left + side // 2
+            line, column = (int(place) for place in rng.integers(radius, side - radius, 2))
+            cell[:] = _pasted(cell, blot, line, column, radius)
+            middle = top + line, left + column
             blots.append((middle[0] - radius, middle[0] + radius + 1, middle[1] - radius, middle[1] + radius + 1))
             number += 1
     return PastedWeb(web, tuple(blots))
