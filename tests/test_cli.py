@@ -73,7 +73,7 @@ def test_the_exit_codes_are_the_documented_ones() -> None:
     documented = {
         "ConfigError": 2, "InputError": 65, "FootageError": 65, "BundleError": 65, "MessageError": 65,
         "TrainingError": 70, "InspectionError": 70, "LinescanError": 70, "PeerError": 69, "CameraError": 69,
-        "CameraLostError": 75, "JournalFullError": 69,
+        "CameraLostError": 75, "JournalFullError": 69, "DeviceLostError": 70,
     }  # fmt: skip
     assert {kind.__name__: kind.exit_code for kind in every_error()} == documented
 

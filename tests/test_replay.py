@@ -518,7 +518,7 @@ def test_arguments_that_cannot_be(
 
 @pytest.mark.parametrize(
     "arguments",
-    [("--columns", "9"), ("--columns", "5:5"), ("--columns", "a:b"), ("--precision", "int8"), ("--device", "tpu")],
+    [("--columns", "9"), ("--columns", "5:5"), ("--columns", "a:b"), ("--precision", "int4"), ("--device", "tpu")],
 )
 def test_arguments_that_the_parser_refuses(
     roll: Path, toy: Path, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...]
