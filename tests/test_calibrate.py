@@ -27,7 +27,10 @@ from linescan.training.calibrate import (
     good_scores,
     opened_map,
     rate_at,
+    rate_is_reached,
 )
+from linescan.training.smoothing import SIGMAS, choose_smoothing
+from linescan.training.trial import Scores
 from tests.conftest import COLUMNS, RUN, Smooth, blot, events_of, leftovers, plain, weave, write_frames
 
 Map = NDArray[np.float32]
@@ -59,6 +62,33 @@ def test_the_asked_number_of_regions_is_kept_and_used(allowed: int) -> None:
     assert regions_in(MAPS, threshold - (top - 0.5) / 100) > allowed  # no higher than needed
     assert (basis.extrapolated, basis.false_alarms, basis.per) == (False, 10 * allowed, "megapixel")
     assert basis.calibration_megapixels == 0.1
+
+
+def test_however_loose_the_rate_little_of_the_good_web_is_reported() -> None:
+    wide = [np.asarray(ndimage.gaussian_filter(score, 12), np.float32) for score in MAPS]  # some thirty blobs in all
+    for maps in (MAPS, wide):
+        assert rate_is_reached(maps, 1, FalseAlarms(20))
+        assert not rate_is_reached(maps, 1, FalseAlarms(1e6))
+        threshold, _ = choose_threshold(maps, 1, FalseAlarms(1e6))
+        reported = np.mean(np.concatenate([opened_map(score).ravel() for score in maps]) > threshold)
+        assert 0.03 < reported <= 0.0501
+
+
+def test_sigma_is_not_chosen_at_a_rate_that_smoothed_web_never_reaches() -> None:
+    maps = [[np.asarray(ndimage.gaussian_filter(score, sigma), np.float32) for score in MAPS] for sigma in SIGMAS]
+    tops = [max(float(opened_map(score).max()) for score in good) for good in maps]
+
+    class Given:
+        """Blots that stand out from the unsmoothed web a little, and from the smoothed webs hardly at all."""
+
+        def scores(self, ways: list[InspectionSettings], _runner: object) -> list[Scores]:
+            assert [way.smoothing_sigma for way in ways] == list(SIGMAS)
+            peaks = [top * (1.02 if sigma == 0 else 0.97) for sigma, top in zip(SIGMAS, tops, strict=True)]
+            few = [np.array([peak] + [peak / 2] * 3) for peak in peaks]  # most are never found: the rate is loosened
+            return [Scores(tuple(good), at, 1) for good, at in zip(maps, few, strict=True)]
+
+    sigma, found = choose_smoothing(Given(), SETTINGS, None, FalseAlarms(10))  # type: ignore[arg-type]
+    assert (sigma, found) == (0, 0.25)
 
 
 def test_a_rate_that_allows_less_than_one_region_is_extrapolated() -> None:

@@ -21,6 +21,7 @@ from linescan.inspection.segment import Reconstruct
 from linescan.models.bundle import Threshold
 
 UNREACHABLE = 1e30  # a threshold that nothing exceeds
+MOST_REPORTED = 0.05  # of good web: where more is reported, regions have run together and their number says nothing
 TAIL_REGIONS = 40  # the extrapolation follows the thresholds that leave at most so many regions
 COLUMN_SMOOTHING = 31  # scaled columns that share their statistics
 REPRODUCIBLE = 0.5  # correlation of two halves' column profiles from which on the profile is the camera's
@@ -93,8 +94,9 @@ def good_scores(
 
 
 def choose_threshold(maps: Sequence[Map], scale: int, asked: FalseAlarms) -> tuple[float, Threshold]:
-    """The lowest threshold that keeps to the asked rate on good web, and what it rests on.
+    """The lowest threshold that keeps to the asked rate on good web and reports no more than MOST_REPORTED of it.
 
+    Also returns what it rests on.
     Where the rate allows less than one region on this much web, the threshold lies beyond everything seen: it
     follows the exponential tail of the region counts and is marked as extrapolated.
     """
@@ -102,7 +104,7 @@ def choose_threshold(maps: Sequence[Map], scale: int, asked: FalseAlarms) -> tup
     megapixels = sum(score.size for score in maps) * scale**2 / 1e6
     allowed = asked.allowed(megapixels)
     top = max(float(score.max()) for score in opened)
-    low = min(float(np.quantile(score, 0.5)) for score in opened)
+    low = float(np.quantile(np.concatenate([score.ravel() for score in opened]), 1 - MOST_REPORTED))
     thresholds = np.linspace(low, top, 257)
     counts = np.array([_regions(opened, float(t)) for t in thresholds])
     beyond = np.flatnonzero(counts > allowed)
@@ -118,6 +120,18 @@ def choose_threshold(maps: Sequence[Map], scale: int, asked: FalseAlarms) -> tup
         pixel_size_mm=asked.pixel_size_mm,
     )
     return threshold, basis
+
+
+def rate_is_reached(maps: Sequence[Map], scale: int, asked: FalseAlarms) -> bool:
+    """Whether any threshold has more regions than the rate allows before MOST_REPORTED of the good web is reported.
+
+    Where none has, the rate asks for nothing, and thresholds for it cannot be compared.
+    """
+    opened = [opened_map(score) for score in maps]
+    scores = np.concatenate([score.ravel() for score in opened])
+    allowed = asked.allowed(sum(score.size for score in maps) * scale**2 / 1e6)
+    shares = np.geomspace(MOST_REPORTED, MOST_REPORTED / 1000, 16)
+    return any(_regions(opened, float(threshold)) > allowed for threshold in np.quantile(scores, 1 - shares))
 
 
 def rate_at(maps: Sequence[Map], scale: int, threshold: float, asked: FalseAlarms) -> float:

@@ -30,10 +30,12 @@ def choose_smoothing(
     while True:
         found = [_found(one, asked) for one in scores]
         best = max(range(len(SIGMAS)), key=found.__getitem__)
-        if found[best][0] >= ENOUGH_FOUND or asked.rate > LOOSEST_RATE:
+        # so strict a rate hides most defects at any σ, and says little about which is best; one that smoothed web never
+        # reaches says nothing at all, and would have the largest σ win
+        looser = replace(asked, rate=10 * asked.rate)
+        if found[best][0] >= ENOUGH_FOUND or asked.rate > LOOSEST_RATE or not all(one.reach(looser) for one in scores):
             return SIGMAS[best], found[best][0]
-        # so strict a rate hides most defects at any σ, and says little about which is best
-        asked = replace(asked, rate=10 * asked.rate)
+        asked = looser
 
 
 def _found(scores: Scores, asked: FalseAlarms) -> tuple[float, float]:

@@ -21,6 +21,7 @@ from linescan.training.calibrate import (
     column_profile_is_real,
     good_scores,
     opened_map,
+    rate_is_reached,
 )
 from linescan.training.dataset import GoodImages
 from linescan.training.remembered import Remembered
@@ -47,6 +48,10 @@ class Scores:
         """The peaks over the threshold for the asked rate of false alarms on the good web."""
         threshold, _ = choose_threshold(self.good, self.scale, asked)
         return self._over(threshold)
+
+    def reach(self, asked: FalseAlarms) -> bool:
+        """Whether the good web has so many regions at any threshold that is worth setting."""
+        return rate_is_reached(self.good, self.scale, asked)
 
     def over(self, shares: Sequence[float]) -> Floats:
         """The peaks over the thresholds at which such shares of the good web are reported: shares × blots.
