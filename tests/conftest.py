@@ -229,13 +229,13 @@ def leftovers(folder: Path) -> list[str]:
 # ------------------------------------------------------------------------------------------------ one after the other
 
 # These live in real time: a line of processes with its leases and watchdogs, sockets and brokers with their timeouts,
-# a clock that is looked at. tools/test.sh runs the others several at a time, and these by themselves.
+# a clock that is looked at, an interrupt to the process itself. tools/test.sh runs the others several at a time, and these by themselves.
 ALONE = frozenset(
     f"test_{name}.py"
     for name in (
         "cli_words", "faults_camera", "faults_disk", "faults_kills", "faults_plc", "faults_sockets", "genicam",
         "live_bench", "metrics_export", "modbus", "mqtt", "opcua", "operators", "plc_desk", "recipe_change",
-        "recipe_change_live", "recorder", "simulator", "subscriber", "supervisor", "systemd", "transport",
+        "recipe_change_live", "recorder", "replay", "simulator", "subscriber", "supervisor", "systemd", "transport",
     )
 )  # fmt: skip
 

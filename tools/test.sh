@@ -22,8 +22,10 @@ if [ -z "$fast" ]; then # what tests/test_systemd.py boots takes minutes to down
 fi
 cores="$(getconf _NPROCESSORS_ONLN)"
 code=0
-# in the files' order: by their number of tests, as is xdist's way, the longest would come last
-python -m pytest -rs -n "$((cores < 4 ? cores : 4))" --dist loadfile --no-loadscope-reorder -m "not alone$fast" || code=$?
+# in the files' order: by their number of tests, as is xdist's way, the longest would come last; a process that dies ends
+# the run, since with files kept together the rest would wait for it for ever
+python -m pytest -rs -n "$((cores < 4 ? cores : 4))" --dist loadfile --no-loadscope-reorder --max-worker-restart 0 \
+  -m "not alone$fast" || code=$?
 wait
 python -m pytest -rs -m "alone$fast" || code=$?
 exit "$code"
