@@ -229,7 +229,8 @@ def leftovers(folder: Path) -> list[str]:
 # ------------------------------------------------------------------------------------------------ one after the other
 
 # These live in real time: a line of processes with its leases and watchdogs, sockets and brokers with their timeouts,
-# a clock that is looked at, an interrupt to the process itself. tools/test.sh runs the others several at a time, and these by themselves.
+# a clock that is looked at; or they interrupt their own process. tools/test.sh runs the others several at a time, and
+# these by themselves.
 ALONE = frozenset(
     f"test_{name}.py"
     for name in (
