@@ -291,9 +291,9 @@ def test_a_loss_that_is_no_number_is_named_by_its_step_all_the_same(images: Good
     whole = trainer._objective.__call__
     calls: list[int] = []
 
-    def poisoned(model: Any, web: Tensor, generator: torch.Generator) -> Tensor:
+    def poisoned(model: Any, web: Tensor, generator: torch.Generator, wanted: Tensor | None = None) -> Tensor:
         calls.append(1)
-        return whole(model, web, generator) * (torch.nan if len(calls) == 2 else 1)
+        return whole(model, web, generator, wanted) * (torch.nan if len(calls) == 2 else 1)
 
     with (
         patch.object(trainer, "_objective", poisoned),

@@ -94,9 +94,7 @@ def good_scores(
 
 
 def choose_threshold(maps: Sequence[Map], scale: int, asked: FalseAlarms) -> tuple[float, Threshold]:
-    """The lowest threshold that keeps to the asked rate on good web and reports no more than MOST_REPORTED of it.
-
-    Also returns what it rests on.
+    """The lowest threshold that keeps to the asked rate on good web, and what it rests on.
     Where the rate allows less than one region on this much web, the threshold lies beyond everything seen: it
     follows the exponential tail of the region counts and is marked as extrapolated.
     """
@@ -104,7 +102,7 @@ def choose_threshold(maps: Sequence[Map], scale: int, asked: FalseAlarms) -> tup
     megapixels = sum(score.size for score in maps) * scale**2 / 1e6
     allowed = asked.allowed(megapixels)
     top = max(float(score.max()) for score in opened)
-    low = float(np.quantile(np.concatenate([score.ravel() for score in opened]), 1 - MOST_REPORTED))
+    low = min(float(np.quantile(score, 0.5)) for score in opened)
     thresholds = np.linspace(low, top, 257)
     counts = np.array([_regions(opened, float(t)) for t in thresholds])
     beyond = np.flatnonzero(counts > allowed)
