@@ -31,7 +31,7 @@ def write_line(folder: Path) -> Path:
     path = folder / "line.toml"
     path.write_text(
         'recipe = "recipe.toml"\n[transport]\ndirectory = "run"\n[[cameras]]\nname = "cam0"\nproducer = "camera.cti"\n'
-        'serial = "1"\nmax_line_rate_hz = 500.0\n',
+        'serial = "1"\nmax_line_rate_hz = 500.0\n[journal]\nfile = "journal.sqlite"\n',
         encoding="utf-8",
     )
     return path
