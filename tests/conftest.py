@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from linescan.cli.main import main
 from linescan.config import ImageBand, SsimSettings, TrainingSettings
 from linescan.footage import write_image
+from linescan.inspection import residual
 from linescan.models import runner
 from linescan.models.bundle import BundleMetadata, Reference, save_bundle
 
@@ -47,6 +48,13 @@ def _small_machine() -> Iterator[None]:
     """One thread, and no trials to find the fastest batch: the tests share their machine."""
     with patch.object(runner, "available_threads", return_value=1), patch.object(runner, "BATCHES", (16,)):
         torch.set_num_threads(1)
+        yield
+
+
+@pytest.fixture(scope="module")
+def device_filters() -> Iterator[None]:
+    """The filters of a device: those of the CPU have no place in a device's queues, and round otherwise."""
+    with patch.object(residual, "on_cpu", lambda _maps: False):
         yield
 
 

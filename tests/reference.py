@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from linescan.config import InspectionSettings, Selvage, SsimSettings
-from linescan.inspection import ssim as engine
+from linescan.inspection import residual as engine
 from linescan.inspection.calibration import ColumnCalibration
 
 Floats = NDArray[np.float32]
@@ -160,9 +160,7 @@ def residual(web: Floats, mean: Floats, settings: InspectionSettings, exact: boo
     if settings.method == "l2":
         return ((torch.from_numpy(x) - torch.from_numpy(y)) ** 2).mean(0).numpy()
     if exact:
-        values: Floats = (
-            1 - engine.similarity(torch.from_numpy(x), torch.from_numpy(y), settings.ssim).mean(0)
-        ).numpy()
+        values: Floats = engine.residual(torch.from_numpy(x), torch.from_numpy(y), settings).numpy()
         return values
     return (1 - np.mean([similarity(*pair, settings.ssim) for pair in zip(x, y, strict=True)], 0)).astype(np.float32)
 
@@ -204,7 +202,7 @@ def smoothed(values: Floats, settings: InspectionSettings, exact: bool) -> Float
         return values
     if exact:
         wide = torch.from_numpy(padded(values, radius, radius, radius, radius))
-        result: Floats = engine.smooth(wide, engine.gaussian_weights(sigma, radius)).numpy()
+        result: Floats = engine.smoothed(wide, sigma).numpy()
         return result
     # scipy's "mirror" is the reflection that does not repeat the border
     return ndimage.gaussian_filter(values.astype(np.float64), sigma, mode="mirror", radius=radius).astype(np.float32)

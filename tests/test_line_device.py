@@ -20,6 +20,7 @@ from tests.line_kit import COLUMNS, ArrayCamera, Desk, ToyEngine, check_account,
 from tests.test_inspector_properties import few
 
 LINES, ROLL = 300, "roll-000001"
+pytestmark = pytest.mark.usefixtures("device_filters")
 
 
 class TwinEngine(ToyEngine):

@@ -32,6 +32,7 @@ ASKED = InspectionSettings(
     method="l2", patch_size=PATCH, stride=7, threshold=0.02, channels=1, scale=1, smoothing_sigma=1.0
 )
 GRAPHIC_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here; the twin's tests ran")
+pytestmark = pytest.mark.usefixtures("device_filters")
 
 
 def inspected(case: Case, queues: Queues | None, heights: list[int], **options: Any) -> tuple[Record, Inspector]:

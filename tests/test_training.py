@@ -186,6 +186,32 @@ def test_a_checkpoint_of_other_images_is_refused(images: GoodImages, tmp_path: P
         Trainer(load_good_images([str(folder)], None, 1, 16), small(), CPU, tmp_path / "c")
 
 
+def test_a_checkpoint_of_an_older_linescan_is_refused(images: GoodImages, tmp_path: Path) -> None:
+    """Adam's moments would be those of a loss many times smaller."""
+    fitted(images, small(epochs=1), tmp_path / "c")
+    state = torch.load(tmp_path / "c")
+    del state["format"]
+    torch.save(state, tmp_path / "c")
+    with pytest.raises(InputError, match="differs in the version of linescan that wrote it"):
+        Trainer(images, small(epochs=2), CPU, tmp_path / "c")
+
+
+def test_the_loss_is_a_sum_over_the_patch_s_pixels(images: GoodImages) -> None:
+    """As in the paper's equations: the weight decay beside it would else be many times too strong."""
+    trainer = Trainer(images, small(epochs=1), CPU)
+    seen: list[Tensor] = []
+
+    def marked(model: Autoencoder, patches: Tensor, *_: object) -> Tensor:
+        seen.append(model.encoder[0].bias)
+        return model.encoder[0].bias.sum()  # a mean over the pixels, for all that the trainer knows
+
+    with patch.object(trainer, "_objective", marked):
+        trainer._train_epoch(1, None)
+    gradient = seen[-1].grad
+    assert gradient is not None
+    assert torch.equal(gradient, torch.full_like(gradient, float(trainer.settings.patch_size**2)))
+
+
 def test_a_longer_run_s_checkpoint_is_no_shorter_run(images: GoodImages, tmp_path: Path) -> None:
     fitted(images, small(epochs=2), tmp_path / "c")
     with pytest.raises(InputError, match="holds 2 epochs, 1 are asked for"):

@@ -16,10 +16,10 @@ from linescan.bench import libraries
 from linescan.bench.naive import naive_inspection
 from linescan.bench.web import web
 from linescan.bench.whole import Web, inspect
-from linescan.config import SsimSettings
+from linescan.config import InspectionSettings, SsimSettings
 from linescan.inspection.patches import reflect_sides
-from linescan.inspection.ssim import gaussian_weights, similarity, smooth
-from linescan.inspection.tiles import by_columns
+from linescan.inspection.residual import residual
+from linescan.inspection.ssim import gaussian_weights, smooth
 from linescan.models.runner import Execution, Runner
 from linescan.recipe import Setup
 
@@ -101,7 +101,7 @@ def _own_map(web: Tensor, reconstruction: Tensor, ssim: SsimSettings) -> Tensor:
         reflect_sides(torch.nn.functional.pad(one[None], [0, 0, reach, reach], mode="reflect"), reach)
         for one in (web, reconstruction)
     )
-    return by_columns(lambda a, b: 1 - similarity(a, b, ssim).mean(0), (x, y), reach)
+    return residual(x, y, InspectionSettings(ssim=ssim, threshold=0))
 
 
 def _in_turns(job: str, pixels: int, own: tuple[str, Make], rivals: list[tuple[str, Make, str]]) -> list[Rival]:

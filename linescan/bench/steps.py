@@ -20,9 +20,8 @@ from linescan.inspection.opening import opening
 from linescan.inspection.patches import PatchRow
 from linescan.inspection.placement import Placement
 from linescan.inspection.regions import Labeller
-from linescan.inspection.residual import residual
+from linescan.inspection.residual import residual, smoothed
 from linescan.inspection.scaling import LineScaler
-from linescan.inspection.ssim import smooth
 from linescan.models.runner import Execution, Runner
 from linescan.recipe import Setup
 
@@ -35,7 +34,7 @@ STEPS: dict[str, tuple[Callable[..., Any], ...]] = {
     MODEL: (Runner.__call__,),
     "adding patches": (PatchRow.add,),
     "residual": (residual,),
-    "smoothing": (smooth,),
+    "smoothing": (smoothed,),
     "opening": (opening,),
     "labelling": (Labeller.push, Labeller.finish, Placement.region),
 }

@@ -5,7 +5,6 @@ Coordinates here are scaled pixels of one segment. Memory is bounded by the widt
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
@@ -91,7 +90,7 @@ class Labeller:
         Only the scores of opened pixels are asked for.
         """
         labels, found = self._components(opened, score)
-        groups = self._connect(labels)
+        groups = self._connect(labels, len(found))
         told: list[RegionPhase] = []
         survivors: list[OpenRegion] = []
         carried = np.zeros(len(found) + 1, np.int32)
@@ -128,16 +127,17 @@ class Labeller:
             self._last_row[first:end] = label
 
     def _components(self, opened: NDArray[np.bool_], score: Scores) -> tuple[NDArray[np.int32], list[OpenRegion]]:
-        if not opened.any():
+        places = np.flatnonzero(opened)  # raster order: a label's first pixel is topmost, then leftmost
+        if not len(places):
             return np.zeros(opened.shape, np.int32), []
-        count, raw = cv2.connectedComponents(opened.astype(np.uint8), connectivity=8, ltype=cv2.CV_32S)
+        count, raw = cv2.connectedComponents(opened.view(np.uint8), connectivity=8, ltype=cv2.CV_32S)
         labels = np.asarray(raw, np.int32)
         flood = count - 1 > self._settings.max_regions
         if flood:
             labels = self._lane_labels(opened)
-        rows, columns = np.nonzero(opened)  # raster order: a label's first pixel is topmost, then leftmost
-        which = labels[rows, columns]
-        return labels, _measure(which, rows + self.row, columns, score[rows, columns], int(labels.max()), flood)
+        rows, columns = np.divmod(places, opened.shape[1])
+        which = labels.reshape(-1)[places]
+        return labels, _measure(which, rows + self.row, columns, score[rows, columns], int(which.max()), flood)
 
     def _lane_labels(self, opened: NDArray[np.bool_]) -> NDArray[np.int32]:
         """One label a lane that has anything; they count from 1 without holes."""
@@ -153,9 +153,9 @@ class Labeller:
             labels[outside] = count + 1
         return labels
 
-    def _connect(self, labels: NDArray[np.int32]) -> list[tuple[list[int], list[int]]]:
+    def _connect(self, labels: NDArray[np.int32], new_count: int) -> list[tuple[list[int], list[int]]]:
         """Groups of open regions and new components that touch, as (open, new) indices; new ones alone too."""
-        old_count, new_count = len(self._open), int(labels.max(initial=0))
+        old_count = len(self._open)
         parent = list(range(old_count + new_count))
 
         def root(i: int) -> int:
@@ -268,7 +268,7 @@ def _next_part(region: OpenRegion) -> OpenRegion:
 
 
 def _copy(region: OpenRegion) -> OpenRegion:
-    return copy.copy(region)  # of plain values
+    return OpenRegion(**vars(region))  # several times as fast as copy.copy
 
 
 def _closed(region: OpenRegion) -> RegionPhase:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from linescan.config import InspectionSettings
-from linescan.inspection.ssim import similarity
+from linescan.config import InspectionSettings, SsimSettings
+from linescan.inspection.separable import Floats, by_rows, filtered, on_cpu
+from linescan.inspection.ssim import dissimilarity, gaussian_weights, is_plain, plain_in_place, smooth, window_weights
+from linescan.inspection.tiles import by_columns
 
 
 def reconstructed_maps(settings: InspectionSettings) -> int:
@@ -32,11 +35,43 @@ def residual(web: Tensor, reconstruction: Tensor, settings: InspectionSettings) 
     channels.
     """
     if settings.method == "ssim":
-        return 1 - similarity(web, reconstruction, settings.ssim).mean(0)
+        return _dissimilarity(web, reconstruction, settings.ssim)
     if settings.method == "vae":
         mean, variance = reconstruction[: len(web)], reconstruction[len(web) :]
         return _surprise(web, mean, variance, settings.noise_variance).mean(0)
     return ((web - reconstruction) ** 2).mean(0)
+
+
+def _dissimilarity(web: Tensor, reconstruction: Tensor, ssim: SsimSettings) -> Tensor:
+    if not (on_cpu(web) and is_plain(ssim)):
+        return by_columns(lambda x, y: dissimilarity(x, y, ssim).mean(0), (web, reconstruction), ssim.window // 2)
+    return by_rows(lambda x, y: _rows_dissimilarity(x, y, ssim), (web, reconstruction), ssim.window // 2)
+
+
+def _rows_dissimilarity(web: Floats, reconstruction: Floats, ssim: SsimSettings) -> Floats:
+    weights = window_weights(ssim)
+    total: Floats | None = None
+    for x, y in zip(web, reconstruction, strict=True):
+        s, d = x + y, x - y
+        means = filtered(s, weights), filtered(d, weights)
+        np.square(s, out=s)
+        np.square(d, out=d)
+        squares = filtered(s, weights), filtered(d, weights)
+        one = plain_in_place(*means, *squares, ssim, lambda variance: np.maximum(variance, 0, out=variance))
+        total = one if total is None else total + one
+    assert total is not None
+    total *= 2 / len(web)
+    return total
+
+
+def smoothed(residuals: Tensor, sigma: float) -> Tensor:
+    """Rows along with `smoothing_reach` on each side under the Gaussian: rows×columns inside."""
+    reach = smoothing_reach(sigma)
+    weights = gaussian_weights(sigma, reach)
+    if not on_cpu(residuals):
+        return smooth(residuals, weights)
+    # not in more pieces than threads: each filters the rows of its halo once more
+    return by_rows(lambda rows: filtered(rows, weights), (residuals,), reach, torch.get_num_threads())
 
 
 def _surprise(web: Tensor, mean: Tensor, variance: Tensor, noise_variance: float) -> Tensor:

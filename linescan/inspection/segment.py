@@ -19,12 +19,10 @@ from linescan.inspection import opening
 from linescan.inspection.bands import Band
 from linescan.inspection.calibration import ColumnCalibration
 from linescan.inspection.patches import PatchRow, mirror_sides, mirrored, reflect_sides, reflected, take
-from linescan.inspection.residual import reconstructed_maps, residual, residual_reach, smoothing_reach
+from linescan.inspection.residual import reconstructed_maps, residual, residual_reach, smoothed, smoothing_reach
 from linescan.inspection.rows import Rows
 from linescan.inspection.selvage import web_mask
-from linescan.inspection.ssim import gaussian_weights, smooth
 from linescan.inspection.strips import Strips
-from linescan.inspection.tiles import by_columns
 
 Reconstruct = Callable[[Tensor], Tensor]
 
@@ -91,6 +89,7 @@ class Segment:
         self._web = Rows(first)
         self._total = Rows(first)  # weighted sums of reconstructions, C×rows×width
         self._weight = Rows(first)
+        self._mean = Rows(self._final)  # of the reconstructions that are final, maps×rows×W
         self._residual = Rows(self._residual_done)
         self._score = Rows(self._scored)
         self._faults = Rows(first)  # rows×1: whether something that the model could not judge reaches a row
@@ -210,6 +209,8 @@ class Segment:
         All rows go through a stage at once, for fewer and larger calls and fewer rows computed twice around a band.
         """
         height = self._web.end
+        if self._final > self._mean.end:
+            self._take_mean()
         residual_end = height if ended else self._final - self._reach
         if residual_end > self._residual_done:
             self._residual.append(self._residual_rows(self._residual_done, residual_end))
@@ -227,32 +228,20 @@ class Segment:
 
     def _residual_rows(self, first: int, end: int) -> Tensor:
         reach = self._reach
-        rows = first - reach, end + reach
-        web = reflect_sides(self._web.get(*rows), reach)
-        if rows[1] > self._final:  # beyond the segment's end: reflect the rows that are final
-            indices = reflected(rows[0], rows[1], self._final)
-            low = min(indices)
-            kept = self._mean(low, self._final)
-            mean = take(kept, -2, [i - low for i in indices])
-        else:
-            low = max(rows[0], 0)
-            mean = take(self._mean(low, rows[1]), -2, [abs(i) - low for i in range(*rows)])
-        mean = reflect_sides(mean, reach)
-        return by_columns(lambda x, y: residual(x, y, self._settings), (web, mean), reach)
+        web, mean = (reflect_sides(maps.get(first - reach, end + reach), reach) for maps in (self._web, self._mean))
+        return residual(web, mean, self._settings)
 
-    def _mean(self, first: int, end: int) -> Tensor:
-        """What was reconstructed of rows first…end−1, the mean over the patches that cover a pixel: maps×rows×W."""
-        place = slice(first - self._total.first, end - self._total.first)
+    def _take_mean(self) -> None:
+        """The mean over the patches that cover a pixel, of the rows that became final."""
+        place = slice(self._mean.end - self._total.first, self._final - self._total.first)
         total, weight = self._total.all()[:, place, : self._columns], self._weight.all()[place, : self._columns]
-        return total / weight
+        self._mean.append(total / weight)
 
     def _score_rows(self, first: int, end: int) -> Tensor:
         reach = self._smoothing
         rows = self._residual.get(first - reach, end + reach)
         if reach:
-            rows = reflect_sides(rows, reach)
-            weights = gaussian_weights(self._settings.smoothing_sigma, reach)
-            rows = by_columns(lambda part: smooth(part, weights), (rows,), reach)
+            rows = smoothed(reflect_sides(rows, reach), self._settings.smoothing_sigma)
         if self._calibration is not None:
             rows = self._calibration.apply(rows)
         return rows.contiguous()
@@ -274,17 +263,18 @@ class Segment:
             beyond = take(beyond, -2, [i - low for i in mirrored(first - reach, end + reach, height)])
         opened = opening.opening(mirror_sides(beyond, reach))
         inspected = inspected[first - low : end - low]
-        mean = self._mean(first, end)[: self._settings.channels]
+        mean = self._mean.get(first, end)[: self._settings.channels]
         return Band(first, web, mean, score, opened & inspected & ~faulty[:, None], inspected, faulty)
 
     def _trim(self) -> None:
         """Drops what no later row depends on."""
         next_anchor = self._grid_row * self._settings.stride  # far behind the others where a resumed run catches up
-        needed = min(self._residual_done - self._reach, self._done - opening.REACH - self._reach, next_anchor)
+        needed = min(self._residual_done - self._reach, self._done - opening.REACH - self._reach)
         # the segment may end at any line: its clamped anchor would then start P before
-        self._web.drop_before(min(needed, self._web.end - self._settings.patch_size))
-        self._total.drop_before(needed)
-        self._weight.drop_before(needed)
+        self._web.drop_before(min(needed, next_anchor, self._web.end - self._settings.patch_size))
+        self._mean.drop_before(needed)
+        self._total.drop_before(min(self._final, next_anchor))
+        self._weight.drop_before(min(self._final, next_anchor))
         self._residual.drop_before(self._scored - self._smoothing)
         self._score.drop_before(self._done - opening.REACH)
         self._faults.drop_before(self._done)

@@ -17,10 +17,11 @@ from linescan.inspection.cuda import queues_of
 from linescan.inspection.queues import Queues
 from linescan.models.bundle import Bundle
 from linescan.models.device import OutOfMemory, device_lost
+from linescan.models.fused import fused
 from linescan.models.memory import keep_freed_memory
 from linescan.models.openvino import check_openvino
 from linescan.models.openvino_int8 import load_ranges, openvino_module
-from linescan.models.parity import TOLERANCE, PrecisionWarning, difference
+from linescan.models.parity import TOLERANCE, PrecisionWarning, difference, parity_patches
 
 Precision = Literal["float32", "bfloat16", "float16", "int8"]
 BATCHES = (16, 32, 64)  # candidates on a CPU; larger ones are no faster and fill up worse
@@ -57,9 +58,12 @@ class Runner:
     A patch's result is the same at every place of a batch of one size, so how patches are grouped does not show; the
     last forward is filled up with patches that do not count. On a device the forward is replayed as one launch, and
     belongs into the compute queue, as all that uses its buffers does.
+
+    Args:
+        fuse: whether a CPU may run the bundle's graph in fewer passes than TorchScript does (docs/decisions/017).
     """
 
-    def __init__(self, bundle: Bundle, execution: Execution, queues: Queues | None = None) -> None:
+    def __init__(self, bundle: Bundle, execution: Execution, queues: Queues | None = None, fuse: bool = True) -> None:
         self.execution = execution
         self.batch = execution.batch
         self.patches = 0  # reconstructed so far
@@ -81,6 +85,8 @@ class Runner:
             self._module = loaded if meta.vae is None else loaded.moments
             shape = (execution.batch, meta.channels, meta.patch_size, meta.patch_size)
             self._input = torch.full(shape, 0.5, dtype=dtype, device=self.device).to(memory_format=torch.channels_last)
+            if fuse and self.device.type == "cpu" and meta.vae is None:
+                self._module = _fused_or(loaded, bundle, self._input)
         self._forward: Callable[[], Tensor] = lambda: self._module(self._input)
         with torch.inference_mode():
             for _ in range(3):  # the first calls of a TorchScript module specialise it
@@ -117,6 +123,28 @@ class Runner:
             self._forward()
         if self.device.type == "cuda":
             torch.cuda.synchronize()
+
+
+def _fused_or(plain: torch.jit.ScriptModule, bundle: Bundle, example: Tensor) -> Callable[[Tensor], Tensor]:
+    """The module in fewer passes, where it can be had and does the same; else as it is."""
+    module = fused(plain, example)
+    if module is None:
+        return plain
+    patches = parity_patches(bundle)
+    patches = patches[torch.arange(len(example)) % len(patches)].to(example)
+    patches = patches.contiguous(memory_format=torch.channels_last)
+    with torch.inference_mode():
+        apart = float((module(patches).float() - plain(patches).float()).square().mean().sqrt())
+    if apart <= TOLERANCE:
+        return module
+    warnings.warn(
+        f"{bundle.path}: with convolutions and leaky ReLUs in one pass its reconstructions are {apart:.3g} of full "
+        f"scale away from TorchScript's (root mean square), at most {TOLERANCE:g} are tolerated: it runs as it is, "
+        "slower",
+        PrecisionWarning,
+        stacklevel=4,
+    )
+    return plain
 
 
 def choose_execution(

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from linescan.config import Method, SsimSettings, TrainingSettings
 from linescan.errors import ConfigError
-from linescan.inspection.ssim import similarity, window_mean_reflected
+from linescan.inspection.ssim import dissimilarity, window_mean_reflected
 from linescan.models.autoencoder import Model, VariationalAutoencoder
 
 
@@ -18,7 +18,7 @@ def reconstruction_loss(method: Method, patches: Tensor, reconstruction: Tensor,
     pixels count less, and the web's edges reconstruct twice as badly as its middle (docs/decisions/003).
     """
     if method == "ssim":
-        return 1 - similarity(patches, reconstruction, ssim, window_mean_reflected).mean()
+        return dissimilarity(patches, reconstruction, ssim, window_mean_reflected).mean()
     return ((patches - reconstruction) ** 2).mean()
 
 

@@ -21,6 +21,7 @@ from linescan.training.augmentation import augment, spoilt
 from linescan.training.dataset import GoodImages, PatchSampler
 from linescan.training.losses import Objective
 
+CHECKPOINT_FORMAT = 2  # since 2 the losses are sums over a patch, and Adam's moments with them
 VALIDATION_PATCHES = 256
 DEAD_START_STEPS = 600  # a start that reconstructs nothing after so many steps will not move (docs/decisions/002)
 DEAD_CORRELATION = 0.1
@@ -127,7 +128,9 @@ class Trainer:
             loss = self._objective(self.model, shown, chance, patches)
             losses.add(loss.detach())
             self._optimiser.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
+            # The paper's losses are sums over a patch's pixels. To Adam only the proportion to the weight decay matters:
+            # beside a mean it would be as many times stronger, and empty the network on a plateau (decisions/002).
+            (loss * patches[0, 0].numel()).backward()  # type: ignore[no-untyped-call]
             self._optimiser.step()
         return losses.mean([len(chosen) for chosen in batches])
 
@@ -202,6 +205,7 @@ class Trainer:
 
     def _save(self, path: Path) -> None:
         state: dict[str, Any] = {
+            "format": CHECKPOINT_FORMAT,
             "fingerprint": self._fingerprint,
             "settings": self.settings.model_dump(mode="json"),
             "model": self.model.state_dict(),
@@ -239,6 +243,8 @@ class Trainer:
         if self.settings.schedule == "constant":
             found["epochs"] = asked["epochs"]
         differing = [key for key in asked if found.get(key) != asked[key]]
+        if state.get("format") != CHECKPOINT_FORMAT:
+            differing.append("the version of linescan that wrote it")
         return differing if state["fingerprint"] == self._fingerprint else [*differing, "the images"]
 
 

@@ -15,7 +15,7 @@ from linescan.inspection.calibration import ColumnCalibration
 from linescan.inspection.opening import REACH, opening
 from linescan.inspection.patches import PatchRow, anchors, mirror_sides, mirrored, reflect_sides, reflected, take
 from linescan.inspection.residual import residual, residual_reach, smoothing_reach
-from linescan.inspection.ssim import gaussian_weights, smooth
+from linescan.inspection.residual import smoothed as smoothed_inside
 
 CPU = torch.device("cpu")
 ROWS_TOGETHER = 20  # of the grid in one call of the model
@@ -101,7 +101,7 @@ def residual_of(web: Tensor, mean: Tensor, settings: InspectionSettings) -> Tens
 
 def smoothed(maps: Tensor, sigma: float) -> Tensor:
     reach = smoothing_reach(sigma)
-    return smooth(_bordered(maps, reach), gaussian_weights(sigma, reach)) if reach else maps
+    return smoothed_inside(_bordered(maps, reach), sigma) if reach else maps
 
 
 def scored(residuals: Tensor, settings: InspectionSettings, calibration: ColumnCalibration | None) -> Tensor:
