@@ -128,7 +128,7 @@ class Trainer:
             loss = self._objective(self.model, shown, chance, patches)
             losses.add(loss.detach())
             self._optimiser.zero_grad(set_to_none=True)
-            # The paper's losses are sums over a patch's pixels. To Adam only the proportion to the weight decay matters:
+            # The losses of the paper are sums over pixels. To Adam only the proportion to the weight decay matters:
             # beside a mean it would be as many times stronger, and empty the network on a plateau (decisions/002).
             (loss * patches[0, 0].numel()).backward()  # type: ignore[no-untyped-call]
             self._optimiser.step()
