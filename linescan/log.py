@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 
 import structlog
 
@@ -21,4 +22,6 @@ def configure(stage: str, camera: str = "") -> structlog.typing.FilteringBoundLo
     )
     bound = {"stage": stage} | ({"camera": camera} if camera else {})
     logger: structlog.typing.FilteringBoundLogger = structlog.get_logger(**bound)
+    # a library's or our own warning, where it is raised far from any logger
+    warnings.showwarning = lambda said, kind, *_: logger.warning("warning", kind=kind.__name__, said=str(said))
     return logger

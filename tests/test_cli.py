@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from linescan import __version__, errors
 from linescan.cli.common import closed, columns, guarded, stopped_by_interrupt
@@ -92,6 +93,49 @@ def test_a_full_disk_and_an_interrupt(capsys: Output) -> None:
     assert capsys.readouterr().err == "linescan test: interrupted\n"
     assert guarded("linescan test", fail(ZeroDivisionError())) == 70  # a bug is not hidden
     assert "in command\n    raise error\nZeroDivisionError" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (
+            torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nSee the documentation"), 69,
+            "the GPU has too little memory: CUDA out of memory. Tried to allocate 2 GiB.; a smaller --batch needs less",
+        ),
+        (RuntimeError("CUDA error: unspecified launch failure"), 70,
+         "the GPU or its driver is gone: CUDA error: unspecified launch failure"),
+    ],
+)  # fmt: skip
+def test_what_a_gpu_refuses_is_one_line(error: Exception, code: int, said: str, capsys: Output) -> None:
+    def fail() -> int:
+        raise error
+
+    assert guarded("linescan test", fail) == code
+    assert capsys.readouterr().err == f"linescan test: error: {said}\n"
+
+
+def test_another_error_of_torch_is_a_bug(capsys: Output) -> None:
+    assert guarded("linescan test", lambda: len(torch.ones(2) + torch.ones(3))) == 70
+    assert "RuntimeError: The size of tensor" in capsys.readouterr().err
+
+
+def test_a_warning_is_one_line() -> None:
+    program = "import warnings; from linescan.cli.common import guarded; " + (
+        "guarded('linescan test', lambda: warnings.warn('it is slower') or 0); warnings.warn('as before')"
+    )
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert ran.stderr.startswith("linescan test: warning: it is slower\n<string>:1: UserWarning: as before")
+
+
+def test_a_warning_in_a_stage_is_a_line_of_its_log() -> None:
+    program = (
+        "import warnings; from linescan import log; log.configure('worker', 'cam0'); warnings.warn('it is slower')"
+    )
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    (line,) = ran.stderr.splitlines()
+    told = json.loads(line)
+    assert (told["stage"], told["camera"], told["level"]) == ("worker", "cam0", "warning")
+    assert (told["kind"], told["said"]) == ("UserWarning", "it is slower")
 
 
 def test_a_reader_that_goes_away_is_no_error(toy: Path, tmp_path: Path) -> None:

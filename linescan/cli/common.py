@@ -8,12 +8,13 @@ import signal
 import sys
 import threading
 import traceback
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
-from linescan.errors import LinescanError
+from linescan.errors import DeviceLostError, LinescanError, PeerError
 
 INTERRUPTED = 130  # as a shell reports SIGINT
 
@@ -21,12 +22,10 @@ INTERRUPTED = 130  # as a shell reports SIGINT
 def guarded(name: str, command: Callable[[], int]) -> int:
     """Runs a command; what linescan raises on purpose becomes one line on stderr and its exit code."""
     try:
-        code = command()
+        with _warnings_in_one_line(name):
+            code = command()
         sys.stdout.flush()  # here, where it can still be said what went wrong
         return code
-    except LinescanError as error:
-        print(f"{name}: error: {error}", file=sys.stderr)
-        return error.exit_code
     except KeyboardInterrupt:
         print(f"{name}: interrupted", file=sys.stderr)
         return INTERRUPTED
@@ -36,9 +35,34 @@ def guarded(name: str, command: Callable[[], int]) -> int:
     except OSError as error:  # what the system refuses, like more room on the disk
         print(f"{name}: error: {error.filename or 'files'}: {error.strerror or error}", file=sys.stderr)
         return LinescanError.exit_code
-    except Exception:  # a fault of ours: all of it is said, with the exit code that supervisors know
-        traceback.print_exc()
-        return LinescanError.exit_code
+    except Exception as error:
+        told = error if isinstance(error, LinescanError) else _of_a_device(error)
+        if told is None:  # a fault of ours: all of it is said, with the exit code that supervisors know
+            traceback.print_exc()
+            return LinescanError.exit_code
+        print(f"{name}: error: {told}", file=sys.stderr)
+        return told.exit_code
+
+
+@contextmanager
+def _warnings_in_one_line(name: str) -> Iterator[None]:
+    before, warnings.formatwarning = warnings.formatwarning, lambda said, *_, **__: f"{name}: warning: {said}\n"
+    try:
+        yield
+    finally:
+        warnings.formatwarning = before
+
+
+def _of_a_device(error: Exception) -> LinescanError | None:
+    """What an error of torch says of the GPU, where it does."""
+    if "torch" not in sys.modules or not isinstance(error, RuntimeError):
+        return None
+    from linescan.models.device import OutOfMemory, device_lost  # without a GPU nobody waits for torch
+
+    said = (str(error).splitlines() or [""])[0]
+    if isinstance(error, OutOfMemory):
+        return PeerError(f"the GPU has too little memory: {said}; a smaller --batch needs less")
+    return DeviceLostError(f"the GPU or its driver is gone: {said}") if device_lost(error) else None
 
 
 def mute() -> None:
