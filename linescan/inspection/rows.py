@@ -32,8 +32,9 @@ class Rows:
 
     def get(self, first: int, end: int) -> Tensor:
         """Rows first…end−1, reflected at row 0 and, for a finished segment, at its last row."""
-        indices = reflected(first, end, self.end) if first < 0 or end > self.end else range(first, end)
-        return take(self.all(), -2, [i - self.first for i in indices])
+        if first >= 0 and end <= self.end:
+            return self.all().narrow(-2, first - self.first, end - first)
+        return take(self.all(), -2, [i - self.first for i in reflected(first, end, self.end)])
 
     def drop_before(self, row: int) -> None:
         if row > self.first and self._chunks:

@@ -184,7 +184,7 @@ class Trainer:
             raise TrainingError(
                 f"epoch {epoch.number}: after {steps} steps the reconstruction still has nothing of the web "
                 f"(correlation {epoch.correlation:.2f}, contrast {epoch.contrast:.2f} of the web's): a dead start. "
-                "Train again with another --seed, or a larger --learning-rate or --latent"
+                "Train again with another --seed or --learning-rate (squared errors want a smaller one), or a larger --latent"
             )
 
     def _refuse_collapse(self, epoch: Epoch, steps: int) -> None:
@@ -194,13 +194,13 @@ class Trainer:
             raise TrainingError(
                 f"epoch {epoch.number}: the latent dimension has collapsed: after {steps} steps none of its "
                 f"{self.settings.latent_dim} dimensions tells one patch from another, the posterior is the prior. "
-                "Train again with a smaller --kl-weight or a larger --learning-rate"
+                "Train again with a smaller --kl-weight or another --learning-rate"
             )
         if epoch.correlation >= DEAD_CORRELATION and epoch.variation < COLLAPSED_VARIATION:
             raise TrainingError(
                 f"epoch {epoch.number}: the latent dimension has collapsed: after {steps} steps the reconstruction is "
                 f"the same whatever goes in (its patches differ by {epoch.variation:.2%} of what the web's do). "
-                "Train again with another --seed, or a larger --learning-rate or --latent"
+                "Train again with another --seed or --learning-rate (squared errors want a smaller one), or a larger --latent"
             )
 
     def _save(self, path: Path) -> None:
