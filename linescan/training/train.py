@@ -184,7 +184,8 @@ class Trainer:
             raise TrainingError(
                 f"epoch {epoch.number}: after {steps} steps the reconstruction still has nothing of the web "
                 f"(correlation {epoch.correlation:.2f}, contrast {epoch.contrast:.2f} of the web's): a dead start. "
-                "Train again with another --seed or --learning-rate (squared errors want a smaller one), or a larger --latent"
+                "Train again with another --seed or --learning-rate (squared errors want a smaller one), or a larger "
+                "--latent"
             )
 
     def _refuse_collapse(self, epoch: Epoch, steps: int) -> None:
@@ -200,7 +201,8 @@ class Trainer:
             raise TrainingError(
                 f"epoch {epoch.number}: the latent dimension has collapsed: after {steps} steps the reconstruction is "
                 f"the same whatever goes in (its patches differ by {epoch.variation:.2%} of what the web's do). "
-                "Train again with another --seed or --learning-rate (squared errors want a smaller one), or a larger --latent"
+                "Train again with another --seed or --learning-rate (squared errors want a smaller one), or a larger "
+                "--latent"
             )
 
     def _save(self, path: Path) -> None:
