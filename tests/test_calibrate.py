@@ -90,6 +90,30 @@ def test_sigma_is_not_chosen_at_a_rate_that_smoothed_web_never_reaches() -> None
     assert (sigma, found) == (0, 0.25)
 
 
+@pytest.mark.parametrize(("rate", "best"), [(600, 1.0), (1e7, 2.0)])
+def test_a_sigma_that_does_not_reach_the_asked_rate_is_not_compared(rate: float, best: float) -> None:
+    """The threshold for such a rate is the median of the good web, and every blot lies above it."""
+    maps = [[np.asarray(ndimage.gaussian_filter(score, sigma), np.float32) for score in MAPS] for sigma in SIGMAS]
+    reached = [rate_is_reached(good, 1, FalseAlarms(rate)) for good in maps]
+    assert reached == [sigma <= 3 and rate == 600 for sigma in SIGMAS]
+
+    def peaks(good: list[Map], sigma: float) -> list[float]:
+        """Of ten blots, few above the thresholds for the rate, and for one in a thousand reported, except at `best`."""
+        opened = np.concatenate([opened_map(score).ravel() for score in good])
+        low = max(choose_threshold(good, 1, FalseAlarms(rate))[0], float(np.quantile(opened, 0.999)))
+        medians = float(np.median(opened)) * 1.001
+        many = 8 if sigma == best else 6
+        return [1.01 * low] * many + [medians] * (10 - many)
+
+    class Given:
+        def scores(self, _ways: list[InspectionSettings], _runner: object) -> list[Scores]:
+            found = [np.array(peaks(good, sigma)) for good, sigma in zip(maps, SIGMAS, strict=True)]
+            return [Scores(tuple(good), at, 1) for good, at in zip(maps, found, strict=True)]
+
+    sigma, found = choose_smoothing(Given(), SETTINGS, None, FalseAlarms(rate))  # type: ignore[arg-type]
+    assert (sigma, found) == (best, 0.8)
+
+
 def test_a_rate_that_allows_less_than_one_region_is_extrapolated() -> None:
     top = max(float(opened_map(score).max()) for score in MAPS)
     thresholds = []
