@@ -179,9 +179,11 @@ def _side_by_side(
         setup = workspace.setup(trained)
         label = SYSTEMS[setup.settings.method]
         threshold = _threshold_at(scored, SEGMENTED_AT_FPR)
-        results = inspect_images([str(path) for path in chosen], setup, workspace.runner(setup))
-        for image, (result, path) in enumerate(zip(results, chosen, strict=True)):
-            rows[image, system] = list(_panels(result, _mask(web, path), label, threshold))
+        places = {path.name: image for image, path in enumerate(chosen)}  # images are read in the order of their names
+        for result in inspect_images([str(path) for path in chosen], setup, workspace.runner(setup)):
+            image = places.pop(result.name)
+            rows[image, system] = list(_panels(result, _mask(web, chosen[image]), label, threshold))
+        assert not places
     return [rows[place] for place in sorted(rows)], seconds
 
 
