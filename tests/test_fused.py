@@ -68,6 +68,17 @@ class Skipping(nn.Module):
         return self.convolution(patches) + patches
 
 
+class Steered(nn.Module):
+    """A slope that depends on the patches."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolution = nn.Conv2d(1, 1, 3)
+
+    def forward(self, patches: Tensor) -> Tensor:
+        return nn.functional.leaky_relu(self.convolution(patches), float(patches.max()))
+
+
 class Sharp(nn.Module):
     """A leaky ReLU with nothing before it."""
 
@@ -102,7 +113,13 @@ def test_another_graph_is_torchscript_s_or_gives_the_same(model: nn.Module) -> N
 
 
 def test_what_cannot_be_fused_is_refused() -> None:
-    for model in (Skipping(), Sharp(), chain(nn.Conv2d(1, 2, 3), nn.ReLU()), VariationalAutoencoder(8, patch_size=32)):
+    for model in (
+        Skipping(),
+        Sharp(),
+        Steered(),
+        chain(nn.Conv2d(1, 2, 3), nn.ReLU()),
+        VariationalAutoencoder(8, patch_size=32),
+    ):
         assert fused(scripted(model), web(2, 1, 32)) is None
 
 
@@ -114,6 +131,8 @@ def test_what_cannot_be_fused_is_refused() -> None:
         nn.ConvTranspose2d(4, 6, 3, 2, 1, dilation=2, output_padding=1),
         nn.Conv2d(4, 6, (3, 5), bias=False),
         nn.ConvTranspose2d(4, 6, (3, 5), bias=False),
+        nn.ConvTranspose2d(4, 6, 3, dilation=2),
+        nn.ConvTranspose2d(4, 6, 3, stride=3),
     ],
 )
 @pytest.mark.parametrize("size", [1, 9])

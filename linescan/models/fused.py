@@ -83,7 +83,7 @@ def _layer(convolution: Any, slope: float | None, example: Tensor) -> Module | N
             maps, laid, bias, padding, stride, dilation, groups, *after
         )
     more, groups, dilation = convolution[5:]
-    if size[2:] == [1, 1] and groups == 1 and not any((*padding, *more)):
+    if size[2:] == dilation == [1, 1] and groups == 1 and not any((*padding, *more)):
         return _unfolding(weight, bias, slope)
     laid = operations._reorder_convolution_transpose_weight(weight, padding, more, stride, dilation, groups, size)
     return lambda maps: operations._convolution_transpose_pointwise(
