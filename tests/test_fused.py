@@ -59,6 +59,39 @@ def test_the_paper_s_autoencoder_is_the_same(latent_dim: int, channels: int, siz
     assert errors[1] < 0.1 * float(expected.std())
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    "last",
+    [
+        nn.Sequential(nn.ConvTranspose2d(5, 1, 4, 2, 1), nn.LeakyReLU(0.2)),
+        nn.Sequential(nn.ConvTranspose2d(5, 3, 4, 2, 1, bias=False)),
+        nn.Sequential(nn.ConvTranspose2d(5, 4, 4, 2, 1)),
+        nn.Sequential(nn.ConvTranspose2d(5, 5, 4, 2, 1)),
+        nn.Sequential(nn.ConvTranspose2d(5, 1, 4, 2, 1, output_padding=1)),
+        nn.Sequential(nn.ConvTranspose2d(5, 1, 4, 2, 1, dilation=2)),
+        nn.Sequential(nn.ConvTranspose2d(5, 5, 4, 2, 1, groups=5)),
+        nn.Sequential(nn.ConvTranspose2d(5, 2, 4, 2, 0)),
+    ],
+    ids=["one channel", "no bias", "four", "five", "output padding", "dilated", "groups", "no padding"],
+)
+def test_a_transposed_convolution_to_twice_the_size_is_the_same(last: nn.Sequential, dtype: torch.dtype) -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        for layer in last:
+            if isinstance(layer, nn.ConvTranspose2d):
+                layer.reset_parameters()
+    patches = web(3, 5, 7, dtype)[..., :6].contiguous(memory_format=torch.channels_last)
+    frozen = scripted(last, dtype)
+    module = fused(frozen, patches)
+    assert module is not None
+    with torch.inference_mode():
+        one, other = module(patches), frozen(patches)
+    assert one.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(
+        one, other, rtol=0.02 if dtype == torch.bfloat16 else 1e-5, atol=1e-2 if dtype == torch.bfloat16 else 1e-6
+    )
+
+
 class Skipping(nn.Module):
     def __init__(self) -> None:
         super().__init__()

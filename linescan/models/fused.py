@@ -8,14 +8,18 @@ here one after the other. Whatever is not a plain chain of convolutions and leak
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import product
 from typing import Any
 
 import torch
 from torch import Tensor
 
 Module = Callable[[Tensor], Tensor]
+After = tuple[str, list[float], str]  # of a convolution: name, scalars, algorithm
 CONVOLUTIONS = ("aten::conv2d", "aten::conv_transpose2d")
 OPERATIONS = ("_convolution_pointwise", "_convolution_transpose_pointwise")
+FEW_CHANNELS = 4
+PAIRS = {torch.bfloat16: torch.int32, torch.float32: torch.int64}  # as wide as two numbers
 REORDERS = ("_reorder_convolution_weight", "_reorder_convolution_transpose_weight")
 
 
@@ -74,7 +78,7 @@ def _layer(convolution: Any, slope: float | None, example: Tensor) -> Module | N
     kind, weight, bias, stride, padding = convolution[:5]
     if not isinstance(weight, Tensor) or not isinstance(padding, list):
         return None
-    after: tuple[str, list[float], str] = ("none", [], "") if slope is None else ("leaky_relu", [slope], "")
+    after: After = ("none", [], "") if slope is None else ("leaky_relu", [slope], "")
     size, operations = list(example.shape), torch.ops.mkldnn
     if kind == "aten::conv2d":
         dilation, groups = convolution[5:]
@@ -85,10 +89,39 @@ def _layer(convolution: Any, slope: float | None, example: Tensor) -> Module | N
     more, groups, dilation = convolution[5:]
     if size[2:] == dilation == [1, 1] and groups == 1 and not any((*padding, *more)):
         return _unfolding(weight, bias, slope)
+    doubling = list(weight.shape[2:]) == [4, 4] and stride == [2, 2] and padding == [1, 1]
+    if doubling and weight.shape[1] <= FEW_CHANNELS and dilation == [1, 1] and groups == 1 and not any(more):
+        return _by_phases(weight, bias, after, size)
     laid = operations._reorder_convolution_transpose_weight(weight, padding, more, stride, dilation, groups, size)
     return lambda maps: operations._convolution_transpose_pointwise(
         maps, laid, bias, padding, more, stride, dilation, groups, *after
     )
+
+
+def _by_phases(weight: Tensor, bias: Tensor | None, after: After, size: list[int]) -> Module:
+    """A transposed convolution to twice the size as a convolution with an output channel for each of four pixels.
+
+    oneDNN gives a transposed convolution one vector for each output channel, most of it empty where they are few.
+    """
+    channels, operations = weight.shape[1], torch.ops.mkldnn
+    taps = weight.new_zeros(2, 2, channels, weight.shape[0], 3, 3)  # below and right, their sources in 3×3 pixels
+    for below, right, up, left in product(range(2), range(2), range(3), range(3)):
+        row, column = below + 3 - 2 * up, right + 3 - 2 * left  # of the transposed kernel
+        if 0 <= row < 4 and 0 <= column < 4:
+            taps[below, right, :, :, up, left] = weight[:, :, row, column].T
+    phases = taps.flatten(0, 2).contiguous(memory_format=torch.channels_last)
+    offset = None if bias is None else bias.repeat(4)
+    laid = operations._reorder_convolution_weight(phases, [1, 1], [1, 1], [1, 1], 1, size)
+
+    def layer(maps: Tensor) -> Tensor:
+        four = operations._convolution_pointwise(maps, laid, offset, [1, 1], [1, 1], [1, 1], 1, *after)
+        count, _, height, width = four.shape
+        # two neighbours of a row are moved as one number: half as many moves
+        pairs = four.permute(0, 2, 3, 1).contiguous().view(PAIRS[four.dtype]).view(count, height, width, 2, channels)
+        wide: Tensor = pairs.transpose(2, 3).contiguous().view(four.dtype)
+        return wide.view(count, 2 * height, 2 * width, channels).permute(0, 3, 1, 2)
+
+    return layer
 
 
 def _unfolding(weight: Tensor, bias: Tensor | None, slope: float | None) -> Module:
