@@ -13,15 +13,16 @@ from torch import Tensor
 from linescan.inspection.bands import Band, packed, unpacked
 from linescan.inspection.queues import Queues
 
-Pixels = tuple[NDArray[np.intp], NDArray[np.intp]]
+Places = NDArray[np.intp]
+"""of pixels: row · W + column"""
 BandFound = tuple[Band, NDArray[np.bool_], NDArray[np.bool_], "Scores"]
 """a band with its opened mask, rows×W, its faulty rows, and its scores"""
 
 
 class Scores(Protocol):
-    """Scores of a band, asked for by rows and columns."""
+    """Scores of a band, asked for by places."""
 
-    def __getitem__(self, pixels: Pixels) -> NDArray[np.float32]: ...
+    def __getitem__(self, places: Places) -> NDArray[np.float32]: ...
 
 
 class ScoresOnDevice:
@@ -30,11 +31,10 @@ class ScoresOnDevice:
     def __init__(self, queues: Queues, score: Tensor) -> None:
         self._queues, self._score = queues, score
 
-    def __getitem__(self, pixels: Pixels) -> NDArray[np.float32]:
-        rows, columns = pixels
-        places = self._queues.pinned(rows.shape, torch.int64)
-        np.copyto(places.numpy(), rows * self._score.shape[1] + columns)
-        found: NDArray[np.float32] = self._queues.fetch(lambda: self._picked(places), ()).wait().numpy()
+    def __getitem__(self, places: Places) -> NDArray[np.float32]:
+        asked = self._queues.pinned(places.shape, torch.int64)
+        np.copyto(asked.numpy(), places)
+        found: NDArray[np.float32] = self._queues.fetch(lambda: self._picked(asked), ()).wait().numpy()
         return found
 
     def _picked(self, places: Tensor) -> Tensor:
@@ -62,7 +62,7 @@ class Found:
         """Waits for the bands, in order."""
         if self._packed is None:
             return [
-                (band, band.opened.cpu().numpy(), band.faulty.cpu().numpy(), band.score.cpu().numpy())
+                (band, band.opened.cpu().numpy(), band.faulty.cpu().numpy(), band.score.cpu().numpy().reshape(-1))
                 for band in self._bands.wait()[0]
             ]
         rows = self._packed.wait().numpy()

@@ -74,7 +74,7 @@ class Placement:
         last_column = min(self._columns.start + (region.last_column + 1) * n, self._columns.stop) - 1
         first_line, end_line = self.raw_line(region.first_row), self.raw_line(region.last_row + 1)
         size = Size(end_line - first_line, last_column + 1 - first_column, region.area * n**2, self._footprint.geometry)
-        found = classified(self._settings.classes, size)
+        found = classified(self._settings.classes, size) if self._settings.classes else None
         return Region(
             camera=self._footprint.camera,
             roll=self._footprint.roll,

@@ -127,17 +127,17 @@ class Labeller:
             self._last_row[first:end] = label
 
     def _components(self, opened: NDArray[np.bool_], score: Scores) -> tuple[NDArray[np.int32], list[OpenRegion]]:
-        places = np.flatnonzero(opened)  # raster order: a label's first pixel is topmost, then leftmost
-        if not len(places):
-            return np.zeros(opened.shape, np.int32), []
         count, raw = cv2.connectedComponents(opened.view(np.uint8), connectivity=8, ltype=cv2.CV_32S)
         labels = np.asarray(raw, np.int32)
+        if count == 1:
+            return labels, []
         flood = count - 1 > self._settings.max_regions
         if flood:
             labels = self._lane_labels(opened)
-        rows, columns = np.divmod(places, opened.shape[1])
-        which = labels.reshape(-1)[places]
-        return labels, _measure(which, rows + self.row, columns, score[rows, columns], int(which.max()), flood)
+        places = np.flatnonzero(opened)
+        # numpy's quick ways through `at` are for an index as wide as a pointer, and not for float32
+        which, found = labels.reshape(-1)[places].astype(np.intp), score[places].astype(np.float64)
+        return labels, _measured(which, places, found, opened.shape[1], self.row, flood)
 
     def _lane_labels(self, opened: NDArray[np.bool_]) -> NDArray[np.int32]:
         """One label a lane that has anything; they count from 1 without holes."""
@@ -181,7 +181,7 @@ class Labeller:
         survivor = olds[0]
         for other in olds[1:]:
             if other.announced:
-                told.append(RegionPhase("close", _copy(other), merged_into=survivor.key))
+                told.append(RegionPhase("close", other, merged_into=survivor.key))
             survivor.absorb(other)
         for new in news:
             survivor.absorb(new)
@@ -195,8 +195,10 @@ class Labeller:
         for i, region in enumerate(survivors, start=1):
             region.large |= self._is_large(region)
             if region.large:
-                told.append(RegionPhase("update" if region.announced else "open", _copy(region)))
+                phase: Phase = "update" if region.announced else "open"
                 region.announced = True
+                # what goes on changes after it was told
+                told.append(RegionPhase(phase, _copy(region) if i in alive else region))
             if i not in alive:
                 told.append(_closed(region))
                 continue
@@ -214,38 +216,31 @@ class Labeller:
         return region.area >= self._settings.min_area and longer_side >= self._settings.min_length
 
 
-def _measure(
-    which: NDArray[np.int32],
-    rows: NDArray[np.int64],
-    columns: NDArray[np.int64],
-    score: NDArray[np.float32],
-    count: int,
-    flood: bool,
+def _measured(
+    which: NDArray[np.intp], places: NDArray[np.intp], score: NDArray[np.float64], width: int, row: int, flood: bool
 ) -> list[OpenRegion]:
-    area = np.bincount(which, minlength=count + 1)
-    total = np.bincount(which, weights=score, minlength=count + 1)
-    peak = np.full(count + 1, -np.inf, np.float32)
-    np.maximum.at(peak, which, score)
-    first = np.full(count + 1, len(which))
-    np.minimum.at(first, which, np.arange(len(which)))
-    last_row, left, right = np.zeros(count + 1, np.int64), np.full(count + 1, 2**31), np.zeros(count + 1, np.int64)
-    np.maximum.at(last_row, which, rows)
+    """The region of each label 1, 2, …, from the labels, places and scores of a band's pixels in raster order."""
+    count = int(which.max())
+    numbers = np.arange(len(which))
+    # of a place that is written more than once the last value stays
+    first, last = np.zeros((2, count + 1), np.intp)
+    last[which] = numbers
+    first[which[::-1]] = numbers[::-1]
+    # topmost, then leftmost; the last pixel is in the last row
+    top, start = np.divmod(places[first], width)
+    bottom = places[last] // width
+    columns = places % width
+    left, right = np.full(count + 1, width), np.zeros(count + 1, np.intp)
     np.minimum.at(left, which, columns)
     np.maximum.at(right, which, columns)
+    peak = np.full(count + 1, -np.inf)
+    np.maximum.at(peak, which, score)
+    area = np.bincount(which, minlength=count + 1)
+    total = np.bincount(which, weights=score, minlength=count + 1)
+    lists = [figure[1:].tolist() for figure in (top + row, start, bottom + row, left, right, area, total, peak)]
     return [
-        OpenRegion(
-            key=(int(rows[first[i]]), int(columns[first[i]])),
-            part=0,
-            first_row=int(rows[first[i]]),
-            last_row=int(last_row[i]),
-            first_column=int(left[i]),
-            last_column=int(right[i]),
-            area=int(area[i]),
-            score_sum=float(total[i]),
-            peak=float(peak[i]),
-            coalesced=flood,
-        )
-        for i in range(1, count + 1)
+        OpenRegion((r0, key), 0, r0, r1, c0, c1, pixels, summed, most, coalesced=flood)
+        for r0, key, r1, c0, c1, pixels, summed, most in zip(*lists, strict=True)
     ]
 
 
@@ -272,7 +267,7 @@ def _copy(region: OpenRegion) -> OpenRegion:
 
 
 def _closed(region: OpenRegion) -> RegionPhase:
-    return RegionPhase("close", _copy(region))
+    return RegionPhase("close", region)
 
 
 def _in_order(told: list[RegionPhase]) -> list[RegionPhase]:
