@@ -60,7 +60,7 @@ class Camera:
         told: list[Message] = [RollStart(self.name, roll, "r", 0, {})]
         for row in range(0, len(mask), self.band):
             piece = mask[row : row + self.band]
-            told += [self.region(roll, item) for item in labeller.push(piece, np.ones(piece.size, np.float32))]
+            told += [self.region(roll, item) for item in labeller.push(piece, np.ones(piece.shape, np.float32))]
             told.append(self.progress(labeller.decided_up_to, roll))
         told += [self.region(roll, item) for item in labeller.finish()]
         return [*told, RollEnd(self.name, roll, len(mask), len(mask), len(mask), 0)]

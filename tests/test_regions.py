@@ -35,7 +35,7 @@ class Stream:
         first, cuts = 0, list(self.cuts)
         while first < len(self.mask):
             height = cuts.pop(0) if cuts else 4
-            told = labeller.push(self.mask[first : first + height], self.score[first : first + height].reshape(-1))
+            told = labeller.push(self.mask[first : first + height], self.score[first : first + height])
             self._check(told, labeller)
             places = [(item.region.key, item.region.part) for item in told]
             assert places == sorted(places), "older regions first"
@@ -182,7 +182,7 @@ def test_a_flood_becomes_one_region_a_lane() -> None:
     mask = np.zeros((3, 40), bool)
     mask[1, ::2] = True
     limits = LabellerSettings(1, 1, 100, 5, ((0, 20), (20, 40)))
-    told = Labeller(40, limits).push(mask, np.ones(3 * 40, np.float32))
+    told = Labeller(40, limits).push(mask, np.ones((3, 40), np.float32))
     opened = [item.region for item in told if item.phase == "open"]
     assert [(region.first_column, region.last_column, region.area) for region in opened] == [(0, 18, 10), (20, 38, 10)]
     assert all(region.coalesced for region in opened)
@@ -192,7 +192,7 @@ def test_a_flood_becomes_one_region_a_lane() -> None:
 def test_a_flood_begins_with_one_region_more_than_the_most(most: int, flood: bool) -> None:
     mask = np.zeros((3, 40), bool)
     mask[1, :20:2] = True
-    told = Labeller(40, limits_of(max_regions=most)).push(mask, np.ones(3 * 40, np.float32))
+    told = Labeller(40, limits_of(max_regions=most)).push(mask, np.ones((3, 40), np.float32))
     assert {item.region.coalesced for item in told} == {flood}
     assert len(told) == (2 if flood else 20)
 

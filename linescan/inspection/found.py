@@ -13,16 +13,14 @@ from torch import Tensor
 from linescan.inspection.bands import Band, packed, unpacked
 from linescan.inspection.queues import Queues
 
-Places = NDArray[np.intp]
-"""of pixels: row · W + column"""
 BandFound = tuple[Band, NDArray[np.bool_], NDArray[np.bool_], "Scores"]
 """a band with its opened mask, rows×W, its faulty rows, and its scores"""
 
 
 class Scores(Protocol):
-    """Scores of a band, asked for by places."""
+    """Scores of a band, asked for by a mask of its pixels, rows×W; they come in raster order."""
 
-    def __getitem__(self, places: Places) -> NDArray[np.float32]: ...
+    def __getitem__(self, pixels: NDArray[np.bool_]) -> NDArray[np.float32]: ...
 
 
 class ScoresOnDevice:
@@ -31,7 +29,8 @@ class ScoresOnDevice:
     def __init__(self, queues: Queues, score: Tensor) -> None:
         self._queues, self._score = queues, score
 
-    def __getitem__(self, places: Places) -> NDArray[np.float32]:
+    def __getitem__(self, pixels: NDArray[np.bool_]) -> NDArray[np.float32]:
+        places = np.flatnonzero(pixels)
         asked = self._queues.pinned(places.shape, torch.int64)
         np.copyto(asked.numpy(), places)
         found: NDArray[np.float32] = self._queues.fetch(lambda: self._picked(asked), ()).wait().numpy()
@@ -62,7 +61,7 @@ class Found:
         """Waits for the bands, in order."""
         if self._packed is None:
             return [
-                (band, band.opened.cpu().numpy(), band.faulty.cpu().numpy(), band.score.cpu().numpy().reshape(-1))
+                (band, band.opened.cpu().numpy(), band.faulty.cpu().numpy(), band.score.cpu().numpy())
                 for band in self._bands.wait()[0]
             ]
         rows = self._packed.wait().numpy()
