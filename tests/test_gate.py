@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from linescan.config import ImageBand, Selvage
-from linescan.inspection.gate import LineGate, Stretch
+from linescan.inspection.gate import LineGate, Stretch, line_statistics
 
 few = settings(max_examples=300, derandomize=True, deadline=None, database=None)
 GOOD, BAD = 100, 0
@@ -139,3 +139,18 @@ def test_lines_that_show_no_web_are_a_gap(absent: int) -> None:
     stretches = [*gate.push(lines), *gate.flush()]
     missing = {s.first_line + i for s in stretches if s.lines is None for i in range(s.count)}
     assert missing == (set(range(30, 30 + absent)) if absent >= 10 else set())
+
+
+@pytest.mark.parametrize("bits", [8, 10, 12, 16])
+@pytest.mark.parametrize("columns", [1, 255, 256, 2049])
+def test_a_line_s_figures_are_exact(bits: int, columns: int) -> None:
+    """Sums of float32 would round where the web is bright and wide."""
+    highest = 2**bits - 1
+    lines = np.full((3, 2, columns), highest, np.int64)
+    lines[:, 1] = np.random.default_rng(5).integers(0, highest + 1, (3, columns))
+    mean, contrast = line_statistics(torch.from_numpy(lines.astype(np.int32)), bits)
+    flat = lines.transpose(1, 0, 2).reshape(2, -1)
+    expected = flat.sum(1) / flat.shape[1]
+    assert mean.tolist() == (expected / highest).tolist()
+    variance = (flat * flat).sum(1) / flat.shape[1] - expected * expected
+    assert contrast.tolist() == (np.sqrt(np.maximum(variance, 0)) / highest).tolist()
