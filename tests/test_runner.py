@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Event
 from unittest.mock import patch
 
 import pytest
@@ -64,19 +66,79 @@ def test_a_patch_gives_the_same_bits_in_every_grouping(tiny_runner: Runner, grou
 
 
 def test_every_forward_has_the_one_shape(toy_loaded: Bundle) -> None:
-    run = Runner(toy_loaded, Execution("cpu", "float32", BATCH, 1))
     shapes: list[tuple[int, ...]] = []
-    module = run._module
 
-    def watched(batch: Tensor) -> Tensor:
-        shapes.append(tuple(batch.shape))
-        return module(batch)
+    def watching(plain: torch.jit.ScriptModule, _bundle: Bundle, _example: Tensor) -> Callable[[Tensor], Tensor]:
+        def watched(batch: Tensor) -> Tensor:
+            shapes.append(tuple(batch.shape))
+            found: Tensor = plain(batch)
+            return found
 
-    run._module = watched  # type: ignore[assignment]
+        return watched
+
+    with patch.object(runner, "_fused_or", watching):
+        run = Runner(toy_loaded, Execution("cpu", "float32", BATCH, 1))
+    shapes.clear()  # of what warmed it up
     for count in (1, 7, 8, 9, 17):
         assert run(patches(count, TOY_PATCH)).shape == (count, 1, TOY_PATCH, TOY_PATCH)
     assert shapes == [(BATCH, 1, TOY_PATCH, TOY_PATCH)] * (1 + 1 + 1 + 2 + 3)
     assert run.patches == 1 + 7 + 8 + 9 + 17
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("grouping", [(1,), (8, 9), (40,), (3, 37)])
+def test_threads_and_their_order_do_not_show(tiny: Bundle, precision: Precision, grouping: tuple[int, ...]) -> None:
+    batch = patches(sum(grouping))
+    shared = Runner(tiny, Execution("cpu", precision, BATCH, 3))
+    assert shared.at_once == 3 * BATCH
+    expected = alone(shared, batch)
+    assert torch.equal(torch.cat([shared(part) for part in torch.split(batch, list(grouping))]), expected)
+    by_itself = Runner(tiny, Execution("cpu", precision, BATCH, 1))
+    assert torch.equal(by_itself(batch), expected)
+
+
+def test_two_may_use_it_at_once(tiny: Bundle) -> None:
+    """As rolls of two cameras may: each has its own patches' reconstructions."""
+    run = Runner(tiny, Execution("cpu", "float32", BATCH, 2))
+    batches = [patches(count) for count in (40, 41, 17, 64)]
+    expected = [run(batch) for batch in batches]
+    with ThreadPoolExecutor(4) as callers:
+        for _ in range(5):
+            for found, wanted in zip(callers.map(run, batches), expected, strict=True):
+                assert torch.equal(found, wanted)
+
+
+def test_a_forward_that_fails_leaves_nothing_behind(toy_loaded: Bundle) -> None:
+    """No thread still writes when the error comes, and no input is missing afterwards."""
+    fails = Event()
+
+    def failing(plain: torch.jit.ScriptModule, _bundle: Bundle, _example: Tensor) -> Callable[[Tensor], Tensor]:
+        def sometimes(batch: Tensor) -> Tensor:
+            if fails.is_set():
+                raise RuntimeError("no memory")
+            found: Tensor = plain(batch)
+            return found
+
+        return sometimes
+
+    with patch.object(runner, "_fused_or", failing):
+        run = Runner(toy_loaded, Execution("cpu", "float32", BATCH, 2))
+    batch = patches(5 * BATCH, TOY_PATCH)
+    expected = run(batch)
+    fails.set()
+    with pytest.raises(RuntimeError, match="no memory"):
+        run(batch)
+    fails.clear()
+    assert torch.equal(run(batch), expected)
+
+
+def test_bare_forwards_are_counted_on_all_threads(toy_loaded: Bundle) -> None:
+    run = Runner(toy_loaded, Execution("cpu", "float32", BATCH, 2))
+    assert run.bare(0)[0] == 2
+    count, spent = run.bare(0.05)
+    assert count >= 2
+    assert spent >= 0.05
+    assert run.patches == 0
 
 
 def test_no_patches_are_no_forward(toy_loaded: Bundle) -> None:
@@ -204,6 +266,14 @@ def test_on_a_gpu_a_patch_gives_the_same_bits_in_every_grouping(tiny: Bundle, pr
     assert float((expected.cpu() - on_cpu).abs().mean()) < 0.02
 
 
+@pytest.mark.parametrize("row", [65, 67, 80, 134, 545])
+@pytest.mark.parametrize("threads", [2, 4])
+def test_a_batch_is_filled_by_whole_rows_on_all_threads(row: int, threads: int) -> None:
+    batch = runner.filled_batch(row, threads)
+    assert 8 < batch <= 80
+    assert runner.filling(batch, row, threads) > 0.95
+
+
 @pytest.mark.parametrize("row", [16, 19, 33, 65, 67, 80, 81, 134, 545])
 def test_a_batch_is_filled_by_whole_rows(row: int) -> None:
     batch = runner.filled_batch(row)
@@ -215,6 +285,7 @@ def test_a_batch_is_filled_by_whole_rows(row: int) -> None:
 def test_how_full_the_batches_are() -> None:
     with patch.object(runner, "ROWS_TOGETHER", 2):
         assert runner.filling(32, 48) == (48 / 64 + 96 / 96) / 2
+        assert runner.filling(32, 48, threads=2) == (48 / 64 + 96 / 128) / 2
     assert runner.filling(32, None) == 1.0
 
 

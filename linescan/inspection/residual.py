@@ -70,8 +70,7 @@ def smoothed(residuals: Tensor, sigma: float) -> Tensor:
     weights = gaussian_weights(sigma, reach)
     if not on_cpu(residuals):
         return smooth(residuals, weights)
-    # not in more pieces than threads: each filters the rows of its halo once more
-    return by_rows(lambda rows: filtered(rows, weights), (residuals,), reach, torch.get_num_threads())
+    return by_rows(lambda rows: filtered(rows, weights), (residuals,), reach)
 
 
 def _surprise(web: Tensor, mean: Tensor, variance: Tensor, noise_variance: float) -> Tensor:

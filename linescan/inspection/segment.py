@@ -31,7 +31,7 @@ ABSURD = 1e4
 PATCHES_AT_ONCE = 1024  # grid rows of up to this many patches go through the stages together
 NO_STRIPS = Strips()
 DEVICE_PATCHES_AT_ONCE = 8192  # … on a device, where each call is a launch, whatever its size
-CPU_PIECE = 32  # patches of one call of the model on a CPU: still in its cache when they are added
+CPU_PIECE = 256  # patches of one call of the model on a CPU: enough for its threads to share out
 
 
 class Segment:
@@ -42,7 +42,7 @@ class Segment:
         columns: W, scaled columns that are inspected.
         reconstruct: N×C×P×P float32 patches in [0, 1] → their reconstructions (for method vae mean and variance of
             the samples, N×2C×P×P); each patch for itself. It may not keep the patches: the next call overwrites them.
-            Where it has a `batch`, it is called with whole multiples of that many patches as far as they go.
+            Where it says how many it takes `at_once`, it is called with whole multiples of them as far as they go.
         resume_row: rows before it were final in an earlier run; `first_row_needed` says from where to feed again.
         strips: thresholds and masks by column.
         look: whether a value may be looked at to save work, which has the host wait for a device.
@@ -72,10 +72,10 @@ class Segment:
         self._device = device
         self._look = look
         self._maps = reconstructed_maps(settings)
-        at_once = PATCHES_AT_ONCE if device.type == "cpu" else DEVICE_PATCHES_AT_ONCE
-        self._rows_at_once = max(1, at_once // len(self._grid))
-        batch: int = getattr(reconstruct, "batch", 1)
-        piece = max(1, (CPU_PIECE if device.type == "cpu" else PATCHES_AT_ONCE) // batch) * batch
+        most = PATCHES_AT_ONCE if device.type == "cpu" else DEVICE_PATCHES_AT_ONCE
+        self._rows_at_once = max(1, most // len(self._grid))
+        at_once: int = getattr(reconstruct, "at_once", 1)
+        piece = max(1, (CPU_PIECE if device.type == "cpu" else PATCHES_AT_ONCE) // at_once) * at_once
         # filled again for each call of the model: fresh memory costs more than the copy
         p = settings.patch_size
         self._patches = torch.empty(piece, settings.channels, p, p, device=device)

@@ -7,9 +7,7 @@ rounding of running sums depends on the row that they began with.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 
 import cv2
@@ -18,9 +16,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from linescan.inspection.threads import shared_out
+
 Floats = NDArray[np.float32]
 PIECE_PIXELS = 1 << 17  # of a piece whose halo is small: its maps stay in a core's cache
 LEAST_ROWS = 32  # of a piece
+LEAST_REACHES = 4  # of its rows, since each piece computes those of its halo once more
 
 
 def on_cpu(maps: Tensor) -> bool:
@@ -36,17 +37,16 @@ def filtered(image: Floats, weights: tuple[float, ...]) -> Floats:
     return inside
 
 
-def by_rows(compute: Callable[..., Floats], maps: tuple[Tensor, ...], reach: int, pieces: int | None = None) -> Tensor:
+def by_rows(compute: Callable[..., Floats], maps: tuple[Tensor, ...], reach: int) -> Tensor:
     """`compute(*maps)` of ...×H×W maps on a CPU, done in pieces of rows at once: (H−2·reach)×(W−2·reach).
 
-    `compute` takes arrays, gives H'×W' and loses `reach` rows and columns on each side. `pieces` is how many, one for
-    each thread; as many more as keep them small where it is None.
+    `compute` takes arrays, gives H'×W' and loses `reach` rows and columns on each side.
     """
     arrays = [part.numpy() for part in maps]
     height, width = (size - 2 * reach for size in arrays[0].shape[-2:])
     threads = torch.get_num_threads()
-    small = max(PIECE_PIXELS // width, LEAST_ROWS)
-    rows = -(-height // (pieces or max(threads, -(-height // small))))
+    small = max(PIECE_PIXELS // width, LEAST_ROWS, LEAST_REACHES * reach)
+    rows = -(-height // -(-height // small))
     out = np.empty((height, width), np.float32)
 
     def one(first: int) -> None:
@@ -54,19 +54,10 @@ def by_rows(compute: Callable[..., Floats], maps: tuple[Tensor, ...], reach: int
         out[first:end] = compute(*(part[..., first : end + 2 * reach, :] for part in arrays))
 
     starts = range(0, height, rows)
-    for _ in _pool(threads).map(one, starts) if min(threads, len(starts)) > 1 else map(one, starts):
-        pass
+    shared_out(one, starts, min(threads, len(starts)))
     return torch.from_numpy(out)
 
 
 @lru_cache(maxsize=64)
 def _kernel(weights: tuple[float, ...]) -> Floats:
     return np.array(weights, np.float32)
-
-
-@lru_cache(maxsize=4)
-def _pool(threads: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(threads, thread_name_prefix="linescan-rows")
-
-
-os.register_at_fork(after_in_child=_pool.cache_clear)  # a child has no such threads

@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from functools import partial
+from queue import SimpleQueue
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -15,6 +17,7 @@ from torch import Tensor
 from linescan.errors import ConfigError
 from linescan.inspection.cuda import queues_of
 from linescan.inspection.queues import Queues
+from linescan.inspection.threads import shared_out
 from linescan.models.bundle import Bundle
 from linescan.models.device import OutOfMemory, device_lost
 from linescan.models.fused import fused
@@ -23,6 +26,7 @@ from linescan.models.openvino import check_openvino
 from linescan.models.openvino_int8 import load_ranges, openvino_module
 from linescan.models.parity import TOLERANCE, PrecisionWarning, difference, parity_patches
 
+Result = TypeVar("Result")
 Precision = Literal["float32", "bfloat16", "float16", "int8"]
 BATCHES = (16, 32, 64)  # candidates on a CPU; larger ones are no faster and fill up worse
 ROWS_TOGETHER = 8  # rows of the grid that a camera's frame brings, at most, as a rule
@@ -37,7 +41,8 @@ TRIAL_SECONDS = 0.15  # for each candidate in each round
 class Execution:
     """How the model runs; chosen once, since a patch's result depends on it in the last bits.
 
-    `device` openvino is the CPU through OpenVINO; `quantisation` the sha256 of the ranges that its int8 uses.
+    On a CPU each of the threads does a batch of its own. `device` openvino is the CPU through OpenVINO; `quantisation`
+    the sha256 of the ranges that its int8 uses.
     """
 
     device: str
@@ -50,13 +55,22 @@ class Execution:
         return {key: value for key, value in asdict(self).items() if key != "quantisation" or value}
 
 
+@dataclass(frozen=True)
+class _Forward:
+    """The model over one input of the fixed shape, which is overwritten for each run."""
+
+    input: Tensor
+    run: Callable[[], Tensor]
+
+
 class Runner:
     """Maps N×C×P×P float32 patches to reconstructions by forwards of exactly `execution.batch` patches.
 
     Of a VAE these are the mean and the variance of its samples, N×2C×P×P.
 
     A patch's result is the same at every place of a batch of one size, so how patches are grouped does not show; the
-    last forward is filled up with patches that do not count. On a device the forward is replayed as one launch, and
+    last forward is filled up with patches that do not count. On a CPU each thread does forwards of its own (a call is
+    best of whole multiples of `at_once` patches); on a device the forward is replayed as one launch, and
     belongs into the compute queue, as all that uses its buffers does.
 
     Args:
@@ -75,54 +89,94 @@ class Runner:
         self._queues = queues or queues_of(self.device)
         meta = bundle.metadata
         self._maps = meta.channels if meta.vae is None else 2 * meta.channels
-        self._module: Callable[[Tensor], Tensor]
+        # OpenVINO has threads of its own
+        self._threads = execution.threads if execution.device == "cpu" else 1
+        self.at_once = self._threads * self.batch
+        self._idle: SimpleQueue[_Forward] = SimpleQueue()
+        for forward in shared_out(lambda _: self._forwards(bundle, fuse), range(1), self._threads)[0]:
+            self._idle.put(forward)
+
+    def _forwards(self, bundle: Bundle, fuse: bool) -> list[_Forward]:
+        """The forward with an input for each thread, warm."""
+        execution, meta = self.execution, bundle.metadata
+        module: Callable[[Tensor], Tensor]
         if execution.device == "openvino":
-            self._module = module = openvino_module(bundle, execution)
-            self._input = module.input
+            module = compiled = openvino_module(bundle, execution)
+            inputs = [compiled.input]
         else:
             dtype: torch.dtype = getattr(torch, execution.precision)
             loaded = bundle.module(self.device, dtype)
-            self._module = loaded if meta.vae is None else loaded.moments
+            module = loaded if meta.vae is None else loaded.moments
             shape = (execution.batch, meta.channels, meta.patch_size, meta.patch_size)
-            self._input = torch.full(shape, 0.5, dtype=dtype, device=self.device).to(memory_format=torch.channels_last)
+            example = torch.full(shape, 0.5, dtype=dtype, device=self.device)
+            inputs = [example.to(memory_format=torch.channels_last, copy=True) for _ in range(self._threads)]
             if fuse and self.device.type == "cpu" and meta.vae is None:
-                self._module = _fused_or(loaded, bundle, self._input)
-        self._forward: Callable[[], Tensor] = lambda: self._module(self._input)
+                module = _fused_or(loaded, bundle, inputs[0])
+        forwards = [_Forward(one, partial(module, one)) for one in inputs]
         with torch.inference_mode():
-            for _ in range(3):  # the first calls of a TorchScript module specialise it
-                self._forward()
+            for forward in forwards:
+                for _ in range(3):  # the first calls of a TorchScript module specialise it
+                    forward.run()
             if self._queues.ahead:
-                self._forward = self._recorded()
+                forwards = [_Forward(one.input, self._recorded(one.run)) for one in forwards]
+        return forwards
 
-    def _recorded(self) -> Callable[[], Tensor]:
+    def _share_out(self, work: Callable[[int], Result], pieces: Sequence[int]) -> list[Result]:
+        """On the threads, each in inference mode: the same number of threads at every call, so to the same bits."""
+
+        def one(piece: int) -> Result:
+            with torch.inference_mode():
+                return work(piece)
+
+        return shared_out(one, pieces, self._threads)
+
+    def _recorded(self, forward: Callable[[], Tensor]) -> Callable[[], Tensor]:
         """The forward as one launch; where the device cannot record it, its many launches as before."""
         try:
-            return self._queues.capture(self._forward)
+            return self._queues.capture(forward)
         except OutOfMemory:
             raise
         except RuntimeError as error:
             if device_lost(error):
                 raise
             warnings.warn(f"the forward cannot be recorded, and is launched piece by piece: {error}", stacklevel=3)
-            return self._forward
+            return forward
 
     def __call__(self, patches: Tensor) -> Tensor:
-        batch = self.execution.batch
         self.patches += len(patches)
         result = patches.new_empty(len(patches), self._maps, *patches.shape[2:])
-        with torch.inference_mode():
-            for first in range(0, len(patches), batch):
-                part = patches[first : first + batch]
-                self._input[: len(part)].copy_(part)
-                result[first : first + batch].copy_(self._forward()[: len(part)])
+
+        def reconstruct(first: int) -> None:
+            part = patches[first : first + self.batch]
+            forward = self._idle.get()
+            try:
+                forward.input[: len(part)].copy_(part)
+                result[first : first + self.batch].copy_(forward.run()[: len(part)])
+            finally:
+                self._idle.put(forward)
+
+        self._share_out(reconstruct, range(0, len(patches), self.batch))
         return result
 
-    def forward_once(self) -> None:
-        """One bare forward of the fixed shape: what the model alone costs."""
-        with torch.inference_mode():
-            self._forward()
-        if self.device.type == "cuda":
-            torch.cuda.synchronize()
+    def bare(self, seconds: float) -> tuple[int, float]:
+        """Bare forwards of the fixed shape for so long: how many there were, and in how many seconds."""
+
+        def run(_: int) -> int:
+            forward = self._idle.get()
+            try:
+                count = 0
+                while not count or time.perf_counter() - start < seconds:
+                    forward.run()
+                    if self.device.type == "cuda":
+                        torch.cuda.synchronize()
+                    count += 1
+                return count
+            finally:
+                self._idle.put(forward)
+
+        start = time.perf_counter()
+        counts = self._share_out(run, range(self._threads))
+        return sum(counts), time.perf_counter() - start
 
 
 def _fused_or(plain: torch.jit.ScriptModule, bundle: Bundle, example: Tensor) -> Callable[[Tensor], Tensor]:
@@ -215,45 +269,49 @@ def _fastest(
             raise ConfigError(f"{name} {value}: at least 1 expected")
     threads = threads or available_threads()
     precisions = _precisions(device, precision)
-    batches = [batch] if batch else _usual_batches(device, patches_a_row)
+    side_by_side = threads if device == "cpu" else 1  # forwards
+    filled = {filled_batch(patches_a_row, count) for count in (1, side_by_side)} if patches_a_row else set()
+    batches = [batch] if batch else _usual_batches(device, filled)
     quantisation = load_ranges(bundle).sha256 if precision == "int8" else ""
     candidates = [Execution(device, p, b, threads, quantisation) for p in precisions for b in batches]
     if len(candidates) == 1:
         return candidates[0]
     # in turn, and the best of each: what else runs on the machine may hit one trial, but hardly all of a candidate's
     rounds = [[patches_per_second(bundle, one) for one in candidates] for _ in range(TRIAL_ROUNDS)]
-    filled = filled_batch(patches_a_row) if patches_a_row else None
     rate = {
-        one: max(speeds) * filling(one.batch, patches_a_row) * (FILLED_GAIN if one.batch == filled else 1.0)
+        one: max(speeds)
+        * filling(one.batch, patches_a_row, side_by_side)
+        * (FILLED_GAIN if one.batch in filled else 1.0)
         for one, speeds in zip(candidates, zip(*rounds, strict=True), strict=True)
     }
     return max(candidates, key=rate.__getitem__)
 
 
-def _usual_batches(device: str, patches_a_row: int | None) -> list[int]:
+def _usual_batches(device: str, filled: set[int]) -> list[int]:
     """Which batches are worth a trial; of OpenVINO one, since compiling takes longer than the trials can win."""
-    filled = {filled_batch(patches_a_row)} if patches_a_row else set()
     if device == "cuda":
         return [GPU_BATCH]
     if device == "openvino":
-        return sorted(filled or {max(BATCHES)})
+        return [max(filled, default=max(BATCHES))]
     return sorted(filled.union(BATCHES))
 
 
-def filled_batch(patches_a_row: int) -> int:
-    """A batch near the usual ones that whole rows of the grid fill to all but a few places."""
+def filled_batch(patches_a_row: int, threads: int = 1) -> int:
+    """A batch near the usual ones that whole rows of the grid fill to all but a few places, on all threads."""
     largest = max(BATCHES) + min(BATCHES) // 4
-    if patches_a_row <= largest:
-        return patches_a_row * max(1, min(BATCHES) // patches_a_row)
-    return -(-patches_a_row // -(-patches_a_row // largest))
+    if patches_a_row < min(BATCHES):
+        return patches_a_row * (min(BATCHES) // patches_a_row)
+    parts = -(-patches_a_row // (largest * threads)) * threads
+    return -(-patches_a_row // parts)
 
 
-def filling(batch: int, patches_a_row: int | None) -> float:
-    """Share of a forward's places that hold a patch, where 1 to ROWS_TOGETHER rows of the grid come at a time."""
+def filling(batch: int, patches_a_row: int | None, threads: int = 1) -> float:
+    """Share of the threads' places that hold a patch, where 1 to ROWS_TOGETHER rows of the grid come at a time."""
     if not patches_a_row:
         return 1.0
+    at_once = batch * threads
     together = [rows * patches_a_row for rows in range(1, ROWS_TOGETHER + 1)]
-    return sum(count / (-(-count // batch) * batch) for count in together) / ROWS_TOGETHER
+    return sum(count / (-(-count // at_once) * at_once) for count in together) / ROWS_TOGETHER
 
 
 def available_threads() -> int:
@@ -269,12 +327,8 @@ def patches_per_second(bundle: Bundle, execution: Execution, seconds: float = TR
 
 def timed_forwards(runner: Runner, seconds: float) -> tuple[int, float]:
     """How many bare forwards there were, and in how many seconds: at least those asked for, after one to warm up."""
-    runner.forward_once()
-    count, start = 0, time.perf_counter()
-    while (elapsed := time.perf_counter() - start) < seconds:
-        runner.forward_once()
-        count += 1
-    return count, elapsed
+    runner.bare(0)
+    return runner.bare(seconds)
 
 
 def _precisions(device: str, asked: str) -> tuple[Precision, ...]:

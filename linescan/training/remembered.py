@@ -21,7 +21,7 @@ class Remembered:
     """
 
     def __init__(self, runner: Runner, kept_bytes: int = KEPT_BYTES) -> None:
-        self.batch = runner.batch
+        self.at_once = runner.at_once
         self.device: torch.device = runner.device
         self._runner = runner
         self._left = kept_bytes

@@ -1,0 +1,45 @@
+"""Threads that share work on a CPU piece by piece: a core that is slower, or has other work, does fewer pieces."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from functools import lru_cache
+from threading import Barrier
+from typing import TypeVar
+
+import torch
+
+Piece = TypeVar("Piece")
+Result = TypeVar("Result")
+
+
+def shared_out(work: Callable[[Piece], Result], pieces: Sequence[Piece], threads: int) -> list[Result]:
+    """`work` of each piece, in their order, on so many threads; within one, torch has no threads of its own.
+
+    Returns when nothing runs any more; then raises the first piece's error, if there is one.
+    """
+    if threads == 1:
+        return [work(piece) for piece in pieces]
+    done: list[Future[Result]] = [_pool(threads).submit(work, piece) for piece in pieces]
+    wait(done)
+    return [one.result() for one in done]
+
+
+@lru_cache(maxsize=4)
+def _pool(threads: int) -> ThreadPoolExecutor:
+    pool, before = ThreadPoolExecutor(threads, thread_name_prefix="linescan-share"), torch.get_num_threads()
+    together = Barrier(threads)  # each thread does one of the following calls
+
+    def be_one() -> None:
+        together.wait()
+        torch.get_num_threads()  # asked first, since a thread's first question gives it the number that is set last
+        torch.set_num_threads(1)
+
+    wait([pool.submit(be_one) for _ in range(threads)])
+    torch.set_num_threads(before)  # of this thread and of those to come
+    return pool
+
+
+os.register_at_fork(after_in_child=_pool.cache_clear)  # a child has no such threads
