@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from linescan.cli.main import main
 from linescan.config import ImageBand, SsimSettings, TrainingSettings
 from linescan.footage import write_image
-from linescan.inspection import residual
+from linescan.inspection import opening, residual
 from linescan.models import runner
 from linescan.models.bundle import BundleMetadata, Reference, save_bundle
 
@@ -54,7 +54,7 @@ def _small_machine() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def device_filters() -> Iterator[None]:
     """The filters of a device: those of the CPU have no place in a device's queues, and round otherwise."""
-    with patch.object(residual, "on_cpu", lambda _maps: False):
+    with patch.object(residual, "on_cpu", lambda _maps: False), patch.object(opening, "on_cpu", lambda _maps: False):
         yield
 
 

@@ -20,7 +20,11 @@ def opened(maps: torch.Tensor, outside: float) -> torch.Tensor:
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("density", [0.3, 0.7, 0.9, 0.97])
-def test_binary_opening_is_scipys(shape: tuple[int, int], density: float) -> None:
+@pytest.mark.parametrize("on_cpu", [True, False])
+def test_binary_opening_is_scipys(
+    shape: tuple[int, int], density: float, on_cpu: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(opening, "on_cpu", lambda _maps: on_cpu)
     rng = np.random.default_rng(3)
     for _ in range(5):
         mask = rng.random(shape) < density

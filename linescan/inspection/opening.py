@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import cv2
+import numpy as np
 import torch
 from torch import Tensor
+
+from linescan.inspection.separable import on_cpu
 
 REACH = 3  # lines above and below that an opened line depends on
 # The disc 0110/1111/1111/0110 is two rectangles (height, width); OpenCV's MORPH_ELLIPSE of size 4 is lopsided.
 _RECTANGLES = ((2, 4), (4, 2))
+_DISC = np.array([[0, 1, 1, 0], [1, 1, 1, 1], [1, 1, 1, 1], [0, 1, 1, 0]], np.uint8)
 
 
 def opening(maps: Tensor) -> Tensor:
@@ -18,10 +23,19 @@ def opening(maps: Tensor) -> Tensor:
     What lies outside the web is the caller's to fill, by mirroring: a defect that the edge cuts through needs half the
     disc then, and a noisy pixel at the edge does not stay.
     """
+    if maps.dtype == torch.bool and maps.dim() == 2 and on_cpu(maps):
+        return _open_on_cpu(maps)
     if maps.dtype == torch.bool:
         # as bytes: torch's logical operations are several times slower than its bitwise ones
         return _open(maps.view(torch.uint8), torch.bitwise_and, torch.bitwise_or).view(torch.bool)
     return _open(maps, torch.minimum, torch.maximum)
+
+
+def _open_on_cpu(maps: Tensor) -> Tensor:
+    """By OpenCV, to the same bits in less than half the time; its own ways with borders are cut off."""
+    eroded = cv2.erode(maps.view(torch.uint8).numpy(), _DISC, anchor=(0, 0))
+    opened = cv2.dilate(eroded, _DISC, anchor=(0, 0))
+    return torch.from_numpy(opened[: -2 * REACH, : -2 * REACH]).view(torch.bool)
 
 
 def _open(maps: Tensor, lowest: Callable[..., Tensor], highest: Callable[..., Tensor]) -> Tensor:

@@ -61,6 +61,7 @@ class Placement:
         self._settings = settings
         self._footprint = footprint
         self._columns = columns
+        self._narrow = self._is_padded(columns.stop - columns.start)
 
     def raw_line(self, row: int) -> int:
         """First raw line of a scaled row."""
@@ -73,8 +74,10 @@ class Placement:
         first_column = self._columns.start + region.first_column * n
         last_column = min(self._columns.start + (region.last_column + 1) * n, self._columns.stop) - 1
         first_line, end_line = self.raw_line(region.first_row), self.raw_line(region.last_row + 1)
-        size = Size(end_line - first_line, last_column + 1 - first_column, region.area * n**2, self._footprint.geometry)
-        found = classified(self._settings.classes, size) if self._settings.classes else None
+        area, found = region.area * n**2, None
+        if self._settings.classes:
+            size = Size(end_line - first_line, last_column + 1 - first_column, area, self._footprint.geometry)
+            found = classified(self._settings.classes, size)
         return Region(
             camera=self._footprint.camera,
             roll=self._footprint.roll,
@@ -86,10 +89,10 @@ class Placement:
             last_line=end_line - 1,
             first_column=first_column,
             last_column=last_column,
-            area_px=size.area_px,
+            area_px=area,
             peak=region.peak,
             mean=region.score_sum / region.area,
-            lanes=self._lanes(first_column, last_column),
+            lanes=self._lanes(first_column, last_column) if self._settings.lanes else (),
             coalesced=region.coalesced,
             padded=self._padded(),
             category=found.name if found else "",
@@ -122,10 +125,10 @@ class Placement:
         )
 
     def _padded(self) -> bool:
-        sides = [self._columns.stop - self._columns.start]
-        if self.height is not None:
-            sides.append(self.height)
-        return any(-(-side // self._settings.scale) < self._settings.patch_size for side in sides)
+        return self._narrow or (self.height is not None and self._is_padded(self.height))
+
+    def _is_padded(self, side: int) -> bool:
+        return -(-side // self._settings.scale) < self._settings.patch_size
 
 
 def labeller_settings(settings: InspectionSettings, columns: slice) -> LabellerSettings:

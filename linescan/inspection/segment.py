@@ -263,8 +263,11 @@ class Segment:
             beyond = take(beyond, -2, [i - low for i in mirrored(first - reach, end + reach, height)])
         opened = opening.opening(mirror_sides(beyond, reach))
         inspected = inspected[first - low : end - low]
+        opened &= inspected
+        if not self._look or bool(faulty.any()):
+            opened &= ~faulty[:, None]
         mean = self._mean.get(first, end)[: self._settings.channels]
-        return Band(first, web, mean, score, opened & inspected & ~faulty[:, None], inspected, faulty)
+        return Band(first, web, mean, score, opened, inspected, faulty)
 
     def _trim(self) -> None:
         """Drops what no later row depends on."""
