@@ -13,6 +13,7 @@ from linescan.config import InspectionSettings
 from linescan.inspection.calibration import ColumnCalibration
 from linescan.inspection.inspector import FinalBand, Finding, Inspector
 from linescan.inspection.placement import Footprint
+from linescan.inspection.threads import begun
 from linescan.messages import Gap, Region
 from tests import reference
 
@@ -45,6 +46,23 @@ def convolutions(channels: int) -> Model:
         return torch.nn.functional.conv2d(hidden, out, padding=1)
 
     return lambda patches: torch.cat([net(patch[None].clone()) for patch in patches])
+
+
+class SideBySide:
+    """A model that works on threads while the engine goes on, some patches at a time."""
+
+    at_once = 2
+
+    def __init__(self, model: Model) -> None:
+        self._model = model
+
+    def begin(self, patches: torch.Tensor) -> Callable[[], torch.Tensor]:
+        parts = torch.split(patches, self.at_once)
+        finish = begun(self._model, parts, 2)
+        return lambda: torch.cat(finish())
+
+    def __call__(self, patches: torch.Tensor) -> torch.Tensor:
+        return self.begin(patches)()
 
 
 # ------------------------------------------------------------------------------------------------ rolls

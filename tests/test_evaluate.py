@@ -252,13 +252,13 @@ def test_an_output_that_is_a_file(images: Set, toy: Path, tmp_path: Path, capsys
 
 
 def test_ctrl_c_ends_the_evaluation(images: Set, toy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    real = Runner.__call__
+    real = Runner.begin
 
-    def call(self: Runner, batch: torch.Tensor) -> torch.Tensor:
+    def call(self: Runner, batch: torch.Tensor) -> Callable[[], torch.Tensor]:
         signal.raise_signal(signal.SIGINT)
         return real(self, batch)
 
-    with patch.object(Runner, "__call__", call):
+    with patch.object(Runner, "begin", call):
         assert evaluate(images, toy, tmp_path / "out") == 130
     assert capsys.readouterr().err == "linescan evaluate: interrupted\n"
     assert not (tmp_path / "out").exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from unittest.mock import patch
 
 import numpy as np
@@ -24,7 +25,7 @@ from linescan.inspection.calibration import ColumnCalibration
 from linescan.inspection.placement import Footprint
 from linescan.messages import Region
 from tests import reference
-from tests.inspection_kit import Case, Lost, Model, Pixels, Record, Roll, convolutions, feed, ramp, run
+from tests.inspection_kit import Case, Lost, Model, Pixels, Record, Roll, SideBySide, convolutions, feed, ramp, run
 
 few = settings(
     max_examples=100, derandomize=True, deadline=None, database=None, suppress_health_check=list(HealthCheck)
@@ -177,7 +178,9 @@ def check_seams(case: Case, heights: list[int]) -> None:
     cut = run(case, heights)
     with patch.object(segment, "PATCHES_AT_ONCE", 1), patch.multiple(tiles, TILE_COLUMNS=7, TILE_PIXELS=7):
         single = run(case, [1])
-    for other in (cut, single):
+    with patch.object(segment, "CPU_PIECE", 5):
+        begun_before = run(replace(case, model=SideBySide(case.model)), heights)
+    for other in (cut, single, begun_before):
         assert other.findings == whole.findings
         assert other.plain_bands() == whole.plain_bands()
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -618,9 +619,9 @@ def test_a_full_disk_leaves_no_half_output(
 
 def interrupted_after(forwards: int, times: int = 1) -> Any:
     """Ctrl-C in the middle of a forward, when the engine is within a frame."""
-    real, count = Runner.__call__, 0
+    real, count = Runner.begin, 0
 
-    def call(self: Runner, batch: torch.Tensor) -> torch.Tensor:
+    def call(self: Runner, batch: torch.Tensor) -> Callable[[], torch.Tensor]:
         nonlocal count
         count += 1
         if count == forwards:
@@ -628,7 +629,7 @@ def interrupted_after(forwards: int, times: int = 1) -> Any:
                 signal.raise_signal(signal.SIGINT)
         return real(self, batch)
 
-    return patch.object(Runner, "__call__", call)
+    return patch.object(Runner, "begin", call)
 
 
 def test_ctrl_c_within_a_frame_ends_the_roll_after_it(

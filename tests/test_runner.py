@@ -97,6 +97,14 @@ def test_threads_and_their_order_do_not_show(tiny: Bundle, precision: Precision,
     assert torch.equal(by_itself(batch), expected)
 
 
+def test_what_is_begun_before_another_is_finished(tiny: Bundle) -> None:
+    run = Runner(tiny, Execution("cpu", "bfloat16", BATCH, 2))
+    batches = [patches(count) for count in (17, 40, 1, 33)]
+    finishes = [run.begin(batch) for batch in batches]
+    for batch, finish in zip(reversed(batches), reversed(finishes), strict=True):
+        assert torch.equal(finish(), run(batch))
+
+
 def test_two_may_use_it_at_once(tiny: Bundle) -> None:
     """As rolls of two cameras may: each has its own patches' reconstructions."""
     run = Runner(tiny, Execution("cpu", "float32", BATCH, 2))

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
-from linescan.inspection.threads import shared_out
+from linescan.inspection.threads import begun, shared_out
 
 
 @pytest.fixture(autouse=True)
@@ -28,6 +28,17 @@ def test_results_come_in_the_order_of_the_pieces(threads: int) -> None:
 def test_pieces_run_side_by_side() -> None:
     together = threading.Barrier(3, timeout=30)
     assert sorted(shared_out(lambda _: together.wait(), range(3), 3)) == [0, 1, 2]
+
+
+def test_what_is_begun_is_done_meanwhile() -> None:
+    went_on = threading.Event()
+    finish = begun(lambda piece: (went_on.wait(30), piece), range(3), 2)
+    went_on.set()
+    assert finish() == [(True, 0), (True, 1), (True, 2)]
+    order: list[int] = []
+    finish_alone = begun(order.append, range(3), 1)
+    assert order == [0, 1, 2]
+    assert finish_alone() == [None] * 3
 
 
 def test_one_thread_is_the_caller_s() -> None:

@@ -31,7 +31,7 @@ STEPS: dict[str, tuple[Callable[..., Any], ...]] = {
     "gate": (line_statistics,),
     "to [0, 1], scaling": (to_unit, LineScaler.push),
     "gathering patches": (PatchRow.cut,),
-    MODEL: (Runner.__call__,),
+    MODEL: (Runner.begin, Runner.finish),
     "adding patches": (PatchRow.add,),
     "residual": (residual,),
     "smoothing": (smoothed,),

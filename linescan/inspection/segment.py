@@ -8,6 +8,7 @@ Every stage keeps the rows that the next one still needs and no more, so memory 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
 
 import torch
@@ -25,6 +26,7 @@ from linescan.inspection.selvage import web_mask
 from linescan.inspection.strips import Strips
 
 Reconstruct = Callable[[Tensor], Tensor]
+Begin = Callable[[Tensor], Callable[[], Tensor]]
 
 # Beyond this a reconstruction of a [0, 1] web is a fault of the model, and its square may leave float32.
 ABSURD = 1e4
@@ -41,7 +43,8 @@ class Segment:
         settings: what decides the result.
         columns: W, scaled columns that are inspected.
         reconstruct: N×C×P×P float32 patches in [0, 1] → their reconstructions (for method vae mean and variance of
-            the samples, N×2C×P×P); each patch for itself. It may not keep the patches: the next call overwrites them.
+            the samples, N×2C×P×P); each patch for itself. It may not keep the patches: a later call overwrites them.
+            Where it has `begin`, which returns at once a function that waits for them, other work is done meanwhile.
             Where it says how many it takes `at_once`, it is called with whole multiples of them as far as they go.
         resume_row: rows before it were final in an earlier run; `first_row_needed` says from where to feed again.
         strips: thresholds and masks by column.
@@ -60,7 +63,6 @@ class Segment:
         look: bool = True,
     ) -> None:
         self._settings = settings
-        self._reconstruct = reconstruct
         self._calibration = calibration
         self._strips = strips.to(device)
         self._threshold = settings.threshold if self._strips.thresholds is None else self._strips.thresholds
@@ -76,9 +78,10 @@ class Segment:
         self._rows_at_once = max(1, most // len(self._grid))
         at_once: int = getattr(reconstruct, "at_once", 1)
         piece = max(1, (CPU_PIECE if device.type == "cpu" else PATCHES_AT_ONCE) // at_once) * at_once
-        # filled again for each call of the model: fresh memory costs more than the copy
+        self._begin: Begin = getattr(reconstruct, "begin", lambda patches: partial(reconstruct, patches))
+        # filled again in turn for the calls of the model: fresh memory costs more than the copy
         p = settings.patch_size
-        self._patches = torch.empty(piece, settings.channels, p, p, device=device)
+        self._patches = [torch.empty(piece, settings.channels, p, p, device=device) for _ in range(2)]
 
         first = first_row_needed(settings, resume_row)
         self._grid_row = first // settings.stride
@@ -139,9 +142,10 @@ class Segment:
         self._make_room(lines)
         rows = [take(self._web.all(), -2, self._patch_rows(line)) for line in lines]
         row, total = len(self._grid), len(lines) * len(self._grid)
-        for first in range(0, total, len(self._patches)):
-            end = min(first + len(self._patches), total)
-            patches = self._patches[: end - first]
+        add: Callable[[], None] | None = None  # of the piece before, which the model had meanwhile
+        for piece, first in enumerate(range(0, total, len(self._patches[0]))):
+            end = min(first + len(self._patches[0]), total)
+            patches = self._patches[piece % 2][: end - first]
             # (line anchor, first of its patches, the patches' place in the piece)
             spans = [
                 (i, max(first - i * row, 0), slice(max(i * row, first) - first, min((i + 1) * row, end) - first))
@@ -149,11 +153,20 @@ class Segment:
             ]
             for i, column, place in spans:
                 self._grid.cut(rows[i], patches[place], column)
-            reconstructions, sound = self._reconstructed(patches)
-            for i, column, place in spans:
-                if sound is not None:
-                    self._mark(lines[i], ~sound[place].all())
-                self._grid.add(reconstructions[place], self._covered(self._total, lines[i]), column)
+            finish = self._begin(patches)
+            if add is not None:
+                add()
+            add = partial(self._add, [(lines[i], column, place) for i, column, place in spans], patches, finish)
+        if add is not None:
+            add()
+
+    def _add(self, spans: list[tuple[int, int, slice]], patches: Tensor, finish: Callable[[], Tensor]) -> None:
+        """Adds the reconstructions of a piece: (line anchor, first of its patches, their place in the piece)."""
+        reconstructions, sound = self._reconstructed(patches, finish())
+        for line, column, place in spans:
+            if sound is not None:
+                self._mark(line, ~sound[place].all())
+            self._grid.add(reconstructions[place], self._covered(self._total, line), column)
 
     def _mark(self, line: int, faulty: Tensor) -> None:
         """Rows that a patch of this line anchor reaches are as faulty as the patch."""
@@ -165,9 +178,8 @@ class Segment:
         """End of the rows that a patch of this line anchor reaches."""
         return line + self._settings.patch_size + self._halo
 
-    def _reconstructed(self, patches: Tensor) -> tuple[Tensor, Tensor | None]:
+    def _reconstructed(self, patches: Tensor, reconstructions: Tensor) -> tuple[Tensor, Tensor | None]:
         """The patches' reconstructions, the web in place of those that cannot be, and which are sound (None: all)."""
-        reconstructions = self._reconstruct(patches)
         if reconstructions.shape != (len(patches), self._maps, *patches.shape[2:]):
             raise InspectionError(
                 f"the model returned {tuple(reconstructions.shape)} for patches of {tuple(patches.shape)}"

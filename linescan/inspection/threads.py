@@ -20,11 +20,21 @@ def shared_out(work: Callable[[Piece], Result], pieces: Sequence[Piece], threads
 
     Returns when nothing runs any more; then raises the first piece's error, if there is one.
     """
+    return begun(work, pieces, threads)()
+
+
+def begun(work: Callable[[Piece], Result], pieces: Sequence[Piece], threads: int) -> Callable[[], list[Result]]:
+    """As `shared_out`, which it begins: what it returns waits. A single thread, the caller's, has done it all then."""
     if threads == 1:
-        return [work(piece) for piece in pieces]
-    done: list[Future[Result]] = [_pool(threads).submit(work, piece) for piece in pieces]
-    wait(done)
-    return [one.result() for one in done]
+        done = [work(piece) for piece in pieces]
+        return lambda: done
+    running: list[Future[Result]] = [_pool(threads).submit(work, piece) for piece in pieces]
+
+    def finish() -> list[Result]:
+        wait(running)
+        return [one.result() for one in running]
+
+    return finish
 
 
 @lru_cache(maxsize=4)

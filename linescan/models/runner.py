@@ -17,7 +17,7 @@ from torch import Tensor
 from linescan.errors import ConfigError
 from linescan.inspection.cuda import queues_of
 from linescan.inspection.queues import Queues
-from linescan.inspection.threads import shared_out
+from linescan.inspection.threads import begun, shared_out
 from linescan.models.bundle import Bundle
 from linescan.models.device import OutOfMemory, device_lost
 from linescan.models.fused import fused
@@ -121,14 +121,14 @@ class Runner:
                 forwards = [_Forward(one.input, self._recorded(one.run)) for one in forwards]
         return forwards
 
-    def _share_out(self, work: Callable[[int], Result], pieces: Sequence[int]) -> list[Result]:
+    def _begun(self, work: Callable[[int], Result], pieces: Sequence[int]) -> Callable[[], list[Result]]:
         """On the threads, each in inference mode: the same number of threads at every call, so to the same bits."""
 
         def one(piece: int) -> Result:
             with torch.inference_mode():
                 return work(piece)
 
-        return shared_out(one, pieces, self._threads)
+        return begun(one, pieces, self._threads)
 
     def _recorded(self, forward: Callable[[], Tensor]) -> Callable[[], Tensor]:
         """The forward as one launch; where the device cannot record it, its many launches as before."""
@@ -143,6 +143,10 @@ class Runner:
             return forward
 
     def __call__(self, patches: Tensor) -> Tensor:
+        return self.begin(patches)()
+
+    def begin(self, patches: Tensor) -> Callable[[], Tensor]:
+        """Begins what a call does; the patches must stay as they are until the returned function gave the result."""
         self.patches += len(patches)
         result = patches.new_empty(len(patches), self._maps, *patches.shape[2:])
 
@@ -155,7 +159,12 @@ class Runner:
             finally:
                 self._idle.put(forward)
 
-        self._share_out(reconstruct, range(0, len(patches), self.batch))
+        return partial(self.finish, self._begun(reconstruct, range(0, len(patches), self.batch)), result)
+
+    @staticmethod
+    def finish(forwards: Callable[[], object], result: Tensor) -> Tensor:
+        """Waits for what was begun."""
+        forwards()
         return result
 
     def bare(self, seconds: float) -> tuple[int, float]:
@@ -175,7 +184,7 @@ class Runner:
                 self._idle.put(forward)
 
         start = time.perf_counter()
-        counts = self._share_out(run, range(self._threads))
+        counts = self._begun(run, range(self._threads))()
         return sum(counts), time.perf_counter() - start
 
 
