@@ -88,7 +88,8 @@ def _filled(setup: Setup, execution: Execution, stride: int | None, asked: Web) 
     stride = stride or setup.settings.stride
     if execution.device != "cuda":
         settings = setup.settings.model_copy(update={"stride": stride, "columns": None})
-        execution = replace(execution, batch=filled_batch(patches_a_row(settings, asked.columns)))
+        threads = execution.threads if execution.device == "cpu" else 1
+        execution = replace(execution, batch=filled_batch(patches_a_row(settings, asked.columns), threads))
     return _speed(setup, Runner(setup.bundle, execution), stride, asked)
 
 
