@@ -25,6 +25,7 @@ from linescan.models.runner import (
     Runner,
     available_threads,
     filled_batch,
+    side_by_side,
     timed_forwards,
 )
 from linescan.recipe import Setup, load_setup, patches_a_row
@@ -65,7 +66,7 @@ def _bare(setup: Setup, device: str, precision: Precision, batch: int) -> Callab
 
 def _whole(setup: Setup, device: str, precision: Precision, stride: int, width: int) -> Callable[[], float]:
     settings = setup.settings.model_copy(update={"stride": stride, "columns": None, "selvage": None, "lanes": ()})
-    batch = filled_batch(patches_a_row(settings, width))
+    batch = filled_batch(patches_a_row(settings, width), side_by_side(device, available_threads()))
     runner = Runner(setup.bundle, Execution(device, precision, batch, available_threads()))
     tile = np.concatenate([setup.bundle.reference, setup.bundle.reference[::-1]])
     tile = np.concatenate([tile, tile[:, ::-1]], 1)

@@ -19,7 +19,7 @@ from linescan.bench.web import web
 from linescan.bench.whole import Web, inspect, inspector_for
 from linescan.errors import PeerError
 from linescan.files import make_folder, write_atomically
-from linescan.models.runner import Execution, Runner, filled_batch
+from linescan.models.runner import Execution, Runner, filled_batch, side_by_side
 from linescan.recipe import Setup, patches_a_row
 
 ROUNDS = 3
@@ -88,8 +88,8 @@ def _filled(setup: Setup, execution: Execution, stride: int | None, asked: Web) 
     stride = stride or setup.settings.stride
     if execution.device != "cuda":
         settings = setup.settings.model_copy(update={"stride": stride, "columns": None})
-        threads = execution.threads if execution.device == "cpu" else 1
-        execution = replace(execution, batch=filled_batch(patches_a_row(settings, asked.columns), threads))
+        forwards = side_by_side(execution.device, execution.threads)
+        execution = replace(execution, batch=filled_batch(patches_a_row(settings, asked.columns), forwards))
     return _speed(setup, Runner(setup.bundle, execution), stride, asked)
 
 

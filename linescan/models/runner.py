@@ -89,8 +89,7 @@ class Runner:
         self._queues = queues or queues_of(self.device)
         meta = bundle.metadata
         self._maps = meta.channels if meta.vae is None else 2 * meta.channels
-        # OpenVINO has threads of its own
-        self._threads = execution.threads if execution.device == "cpu" else 1
+        self._threads = side_by_side(execution.device, execution.threads)
         self.at_once = self._threads * self.batch
         self._idle: SimpleQueue[_Forward] = SimpleQueue()
         for forward in shared_out(lambda _: self._forwards(bundle, fuse), range(1), self._threads)[0]:
@@ -278,8 +277,8 @@ def _fastest(
             raise ConfigError(f"{name} {value}: at least 1 expected")
     threads = threads or available_threads()
     precisions = _precisions(device, precision)
-    side_by_side = threads if device == "cpu" else 1  # forwards
-    filled = {filled_batch(patches_a_row, count) for count in (1, side_by_side)} if patches_a_row else set()
+    forwards = side_by_side(device, threads)
+    filled = {filled_batch(patches_a_row, count) for count in (1, forwards)} if patches_a_row else set()
     batches = [batch] if batch else _usual_batches(device, filled)
     quantisation = load_ranges(bundle).sha256 if precision == "int8" else ""
     candidates = [Execution(device, p, b, threads, quantisation) for p in precisions for b in batches]
@@ -288,9 +287,7 @@ def _fastest(
     # in turn, and the best of each: what else runs on the machine may hit one trial, but hardly all of a candidate's
     rounds = [[patches_per_second(bundle, one) for one in candidates] for _ in range(TRIAL_ROUNDS)]
     rate = {
-        one: max(speeds)
-        * filling(one.batch, patches_a_row, side_by_side)
-        * (FILLED_GAIN if one.batch in filled else 1.0)
+        one: max(speeds) * filling(one.batch, patches_a_row, forwards) * (FILLED_GAIN if one.batch in filled else 1.0)
         for one, speeds in zip(candidates, zip(*rounds, strict=True), strict=True)
     }
     return max(candidates, key=rate.__getitem__)
@@ -303,6 +300,11 @@ def _usual_batches(device: str, filled: set[int]) -> list[int]:
     if device == "openvino":
         return [max(filled, default=max(BATCHES))]
     return sorted(filled.union(BATCHES))
+
+
+def side_by_side(device: str, threads: int) -> int:
+    """How many forwards run at once: one on each thread of a CPU. A GPU and OpenVINO have a single one to share out."""
+    return threads if device == "cpu" else 1
 
 
 def filled_batch(patches_a_row: int, threads: int = 1) -> int:
