@@ -13,6 +13,7 @@ from linescan.config import InspectionSettings
 from linescan.inspection.calibration import ColumnCalibration
 from linescan.inspection.inspector import FinalBand, Finding, Inspector
 from linescan.inspection.placement import Footprint
+from linescan.inspection.segment import Fill, Take
 from linescan.inspection.threads import begun
 from linescan.messages import Gap, Region
 from tests import reference
@@ -51,18 +52,22 @@ def convolutions(channels: int) -> Model:
 class SideBySide:
     """A model that works on threads while the engine goes on, some patches at a time."""
 
-    at_once = 2
+    AT_ONCE = 2
 
-    def __init__(self, model: Model) -> None:
-        self._model = model
+    def __init__(self, model: Model, shape: tuple[int, int, int]) -> None:
+        self._model, self._shape = model, shape
 
-    def begin(self, patches: torch.Tensor) -> Callable[[], torch.Tensor]:
-        parts = torch.split(patches, self.at_once)
-        finish = begun(self._model, parts, 2)
-        return lambda: torch.cat(finish())
+    def begin(self, count: int, fill: Fill, take: Take) -> Callable[[], object]:
+        def some(first: int) -> None:
+            patches = torch.empty(min(self.AT_ONCE, count - first), *self._shape)
+            fill(first, patches)
+            take(first, patches, self._model(patches))
+            patches.fill_(float("nan"))  # they are overwritten afterwards
+
+        return begun(some, range(0, count, self.AT_ONCE), 2)
 
     def __call__(self, patches: torch.Tensor) -> torch.Tensor:
-        return self.begin(patches)()
+        return self._model(patches)
 
 
 # ------------------------------------------------------------------------------------------------ rolls

@@ -156,12 +156,13 @@ def smoothing_radius(settings: InspectionSettings) -> int:
 
 def residual(web: Floats, mean: Floats, settings: InspectionSettings, exact: bool) -> Floats:
     r = ssim_reach(settings)
+    if exact and settings.method == "ssim":
+        x, y = padded(web, r, r, 0, 0), padded(mean, r, r, 0, 0)
+        values: Floats = engine.residual(torch.from_numpy(x), torch.from_numpy(y), settings, reflecting=True).numpy()
+        return values
     x, y = padded(web, r, r, r, r), padded(mean, r, r, r, r)
     if settings.method == "l2":
         return ((torch.from_numpy(x) - torch.from_numpy(y)) ** 2).mean(0).numpy()
-    if exact:
-        values: Floats = engine.residual(torch.from_numpy(x), torch.from_numpy(y), settings).numpy()
-        return values
     return (1 - np.mean([similarity(*pair, settings.ssim) for pair in zip(x, y, strict=True)], 0)).astype(np.float32)
 
 
@@ -201,8 +202,8 @@ def smoothed(values: Floats, settings: InspectionSettings, exact: bool) -> Float
     if not radius:
         return values
     if exact:
-        wide = torch.from_numpy(padded(values, radius, radius, radius, radius))
-        result: Floats = engine.smoothed(wide, sigma).numpy()
+        tall = torch.from_numpy(padded(values, radius, radius, 0, 0))
+        result: Floats = engine.smoothed(tall, sigma, reflecting=True).numpy()
         return result
     # scipy's "mirror" is the reflection that does not repeat the border
     return ndimage.gaussian_filter(values.astype(np.float64), sigma, mode="mirror", radius=radius).astype(np.float32)

@@ -110,14 +110,14 @@ def test_a_vae_decodes_each_sample() -> None:
 def test_work_follows_pixels_and_patches(setup: Setup) -> None:
     changed = {"method": "ssim", "ssim": SsimSettings(), "smoothing_sigma": 10.0, "blend": "hann"}
     settings = setup.settings.model_copy(update=changed)
-    one, two = steps_work(settings, 10_000, 100), steps_work(settings, 20_000, 200)
+    one, two = steps_work(settings, 10_000, 100, 4), steps_work(settings, 20_000, 200, 4)
     assert one.keys() == STEPS.keys() - {MODEL}
     for name, work in one.items():
         assert (two[name].flop, two[name].bytes) == (2 * work.flop, 2 * work.bytes)
     assert one["residual"].flop == 10_000 * (3 + 5 * 11 + 24)  # five maps, two axes of 5 additions, one division
     assert one["smoothing"].flop == 10_000 * 2 * 91  # 30 pairs of taps and the middle one
     assert one["gathering patches"].bytes == 100 * 256 * 8
-    without = steps_work(setup.settings, 10_000, 100)["smoothing"]
+    without = steps_work(setup.settings, 10_000, 100, 4)["smoothing"]
     assert (without.flop, without.bytes) == (0, 0)
 
 

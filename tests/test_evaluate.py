@@ -13,7 +13,6 @@ import cv2
 import numpy as np
 import pytest
 import tifffile
-import torch
 from numpy.typing import NDArray
 
 from linescan.cli.main import main
@@ -254,9 +253,9 @@ def test_an_output_that_is_a_file(images: Set, toy: Path, tmp_path: Path, capsys
 def test_ctrl_c_ends_the_evaluation(images: Set, toy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     real = Runner.begin
 
-    def call(self: Runner, batch: torch.Tensor) -> Callable[[], torch.Tensor]:
+    def call(self: Runner, *work: Any) -> Callable[[], None]:
         signal.raise_signal(signal.SIGINT)
-        return real(self, batch)
+        return real(self, *work)
 
     with patch.object(Runner, "begin", call):
         assert evaluate(images, toy, tmp_path / "out") == 130

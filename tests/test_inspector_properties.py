@@ -175,12 +175,13 @@ def with_lane_thresholds(case: Case, width: int, quantiles: list[float]) -> Case
 def check_seams(case: Case, heights: list[int]) -> None:
     """`run` checks accounting and finality at each push on the way."""
     whole = run(case, [case.lines])
-    cut = run(case, heights)
+    with patch.object(segment, "PLAIN_PIECE", 5):
+        cut = run(case, heights)
     with patch.object(segment, "PATCHES_AT_ONCE", 1), patch.multiple(tiles, TILE_COLUMNS=7, TILE_PIXELS=7):
         single = run(case, [1])
-    with patch.object(segment, "CPU_PIECE", 5):
-        begun_before = run(replace(case, model=SideBySide(case.model)), heights)
-    for other in (cut, single, begun_before):
+    size = case.settings.patch_size
+    on_threads = run(replace(case, model=SideBySide(case.model, (case.settings.channels, size, size))), heights)
+    for other in (cut, single, on_threads):
         assert other.findings == whole.findings
         assert other.plain_bands() == whole.plain_bands()
 

@@ -75,5 +75,9 @@ def test_patches_cut_and_added_back_are_the_web(blend: Blend, columns: int, stri
     for anchor, patch in zip(row.anchors, patches, strict=True):
         assert (patch.numpy() == wide[:, :, anchor : anchor + 16]).all()
     total = torch.zeros(3, 16, row.width)
-    row.add(patches, total)
+    weighted = row.weigh(patches)
+    row.add(weighted, total)
+    by_blocks = torch.zeros(3, 16, row.width)
+    row._add_by_blocks(weighted, by_blocks, 0)
+    assert torch.equal(by_blocks, total)  # as a device adds them
     torch.testing.assert_close((total / row.weight_sum)[..., :columns], web, rtol=1e-5, atol=1e-6)

@@ -16,7 +16,6 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 import tifffile
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -621,13 +620,13 @@ def interrupted_after(forwards: int, times: int = 1) -> Any:
     """Ctrl-C in the middle of a forward, when the engine is within a frame."""
     real, count = Runner.begin, 0
 
-    def call(self: Runner, batch: torch.Tensor) -> Callable[[], torch.Tensor]:
+    def call(self: Runner, *work: Any) -> Callable[[], None]:
         nonlocal count
         count += 1
         if count == forwards:
             for _ in range(times):
                 signal.raise_signal(signal.SIGINT)
-        return real(self, batch)
+        return real(self, *work)
 
     return patch.object(Runner, "begin", call)
 

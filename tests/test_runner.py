@@ -100,9 +100,43 @@ def test_threads_and_their_order_do_not_show(tiny: Bundle, precision: Precision,
 def test_what_is_begun_before_another_is_finished(tiny: Bundle) -> None:
     run = Runner(tiny, Execution("cpu", "bfloat16", BATCH, 2))
     batches = [patches(count) for count in (17, 40, 1, 33)]
-    finishes = [run.begin(batch) for batch in batches]
-    for batch, finish in zip(reversed(batches), reversed(finishes), strict=True):
-        assert torch.equal(finish(), run(batch))
+    begun = [begin(run, batch) for batch in batches]
+    for batch, (finish, found) in zip(reversed(batches), reversed(begun), strict=True):
+        finish()
+        assert torch.equal(found, run(batch))
+
+
+def begin(run: Runner, batch: Tensor) -> tuple[Callable[[], None], Tensor]:
+    """What waits for the reconstructions, and where they are then."""
+    found = torch.full_like(batch, torch.nan)
+
+    def fill(first: int, place: Tensor) -> None:
+        assert place.dtype == run.dtype
+        place.copy_(batch[first : first + len(place)])
+
+    def take(first: int, given: Tensor, reconstructions: Tensor) -> None:
+        assert torch.equal(given, batch[first : first + len(given)].to(run.dtype))
+        found[first : first + len(given)] = reconstructions
+
+    return run.begin(len(batch), fill, take), found
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_what_cannot_be_taken_ends_the_call_and_nothing_else(tiny: Bundle, threads: int) -> None:
+    run = Runner(tiny, Execution("cpu", "float32", BATCH, threads))
+    batch = patches(5 * BATCH)
+
+    def refuse(first: int, *_: Tensor) -> None:
+        if first == 2 * BATCH:
+            raise ValueError("not this one")
+
+    with pytest.raises(ValueError, match="not this one"):
+        run.begin(len(batch), refuse, lambda *_: None)()
+    with pytest.raises(ValueError, match="not this one"):
+        run.begin(len(batch), lambda *_: None, refuse)()
+    finish, found = begin(run, batch)
+    finish()
+    assert torch.equal(found, run(batch))
 
 
 def test_two_may_use_it_at_once(tiny: Bundle) -> None:

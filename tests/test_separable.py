@@ -14,6 +14,7 @@ import torch
 from linescan.config import InspectionSettings, SsimSettings
 from linescan.inspection import residual as engine
 from linescan.inspection import separable
+from linescan.inspection.patches import reflect_sides
 from linescan.inspection.ssim import gaussian_weights, smooth
 
 WIDTHS = (1, 2, 7, 8, 15, 16, 17, 33, 64, 100, 515)
@@ -85,6 +86,36 @@ def test_pieces_and_threads_do_not_show(pixels: int, threads: int) -> None:
     with patch.object(separable, "PIECE_PIXELS", 1 << 30):
         assert torch.equal(engine.residual(web, other, asked), residuals)
         assert torch.equal(engine.smoothed(residuals, 2.0), found)
+
+
+@pytest.mark.parametrize("width", [*WIDTHS, 3, 9])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_reflecting_is_what_reflected_columns_give(width: int, channels: int, threads: int) -> None:
+    """Webs narrower than the windows too, which are reflected more than once."""
+    asked = settings(sigma=3.0, channels=channels)
+    web, other = maps(channels, 70, width), maps(channels, 70, width, seed=1)
+    found = engine.residual(web, other, asked, reflecting=True)
+    assert found.shape == (60, width)
+    expected = engine.residual(reflect_sides(web, 5), reflect_sides(other, 5), asked)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(
+        engine.smoothed(found, 3.0, reflecting=True), engine.smoothed(reflect_sides(found, 9), 3.0), rtol=0, atol=1e-6
+    )
+    with patch.object(engine, "on_cpu", lambda _maps: False):
+        torch.testing.assert_close(engine.residual(web, other, asked, reflecting=True), expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("reach", [1, 5, 30])
+@pytest.mark.parametrize("width", WIDTHS)
+def test_a_reflecting_row_is_the_same_wherever_the_rows_are_cut(width: int, reach: int) -> None:
+    image = maps(1, 2 * reach + 40, width)[0].numpy()
+    weights = gaussian_weights(reach / 3 + 0.1, reach)
+    whole = separable.filtered(image, weights, reflecting=True)
+    assert whole.shape == (40, width)
+    for first in range(40):
+        for count in {1, 2, 3, 8, 19, 40 - first}:
+            part = separable.filtered(image[first : min(first + count, 40) + 2 * reach], weights, reflecting=True)
+            np.testing.assert_array_equal(part, whole[first : first + count])
 
 
 def test_small_pieces_are_cut() -> None:

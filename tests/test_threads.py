@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import random
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import pytest
 import torch
 
-from linescan.inspection.threads import begun, shared_out
+from linescan.inspection.threads import InTurn, begun, shared_out
 
 
 @pytest.fixture(autouse=True)
@@ -70,3 +72,58 @@ def test_an_error_waits_for_what_still_runs() -> None:
     with pytest.raises(ValueError, match="the first piece"):
         shared_out(work, range(6), 2)
     assert done == [1, 2, 3, 4, 5]
+
+
+# ------------------------------------------------------------------------------------------------ in turn
+
+
+def test_what_comes_early_is_done_in_its_turn_by_whoever_brings_what_was_missing() -> None:
+    turn, done = InTurn(), list[str]()
+    for first, count, name in ((5, 1, "d"), (2, 3, "c"), (1, 1, "b")):
+        turn.bring(first, count, lambda name=name: done.append(name))  # type: ignore[misc]
+        assert done == []
+    turn.bring(0, 1, lambda: done.append("a"))
+    assert done == ["a", "b", "c", "d"]
+    turn.bring(6, 1, lambda: done.append("e"))
+    assert done[-1] == "e"
+
+
+def test_many_threads_leave_nothing_out_and_keep_the_order() -> None:
+    for _ in range(20):
+        turn, done, numbers = InTurn(), list[int](), list(range(200))
+        random.shuffle(numbers)
+        with ThreadPoolExecutor(8) as pool:
+            for number in numbers:
+                pool.submit(turn.bring, number, 1, partial(done.append, number))
+        assert done == list(range(200))
+
+
+def test_while_one_is_done_another_thread_does_not_wait() -> None:
+    turn, begun_one, go_on, done = InTurn(), threading.Event(), threading.Event(), list[int]()
+
+    def slow() -> None:
+        begun_one.set()
+        assert go_on.wait(10)
+        done.append(0)
+
+    slow_thread = threading.Thread(target=turn.bring, args=(0, 1, slow))
+    slow_thread.start()
+    assert begun_one.wait(10)
+    turn.bring(1, 1, lambda: done.append(1))
+    assert done == []
+    go_on.set()
+    slow_thread.join(10)
+    assert done == [0, 1]
+
+
+def test_nothing_follows_what_could_not_be_done() -> None:
+    turn, done = InTurn(), list[int]()
+
+    def fail() -> None:
+        raise ValueError("no")
+
+    turn.bring(1, 1, lambda: done.append(1))
+    with pytest.raises(ValueError, match="no"):
+        turn.bring(0, 1, fail)
+    turn.bring(2, 1, lambda: done.append(2))
+    assert done == []

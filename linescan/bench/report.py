@@ -21,8 +21,9 @@ def of_end_to_end(result: EndToEnd, execution: Execution) -> str:
 
 
 def of_ceilings(ceilings: Ceilings, execution: Execution) -> str:
+    threads = "one thread" if execution.threads == 1 else f"{execution.threads} threads"
     return (
-        f"ceilings, {execution.threads} threads: matrix product {ceilings.model_flop_per_second / 1e9:.0f} GFLOP/s in "
+        f"ceilings, {threads}: matrix product {ceilings.model_flop_per_second / 1e9:.0f} GFLOP/s in "
         f"{execution.precision}, {ceilings.float32_flop_per_second / 1e9:.0f} in float32; "
         f"copy {ceilings.bytes_per_second / 1e9:.1f} GB/s"
     )
@@ -30,7 +31,9 @@ def of_ceilings(ceilings: Ceilings, execution: Execution) -> str:
 
 def of_steps(stride: int, steps: Sequence[Step]) -> str:
     """A step a row; the last column is the least time for its counted work over the time that it took."""
-    rows = [f"stride {stride:<24} {'ms':>9} {'share':>7} {'GFLOP/s':>9} {'GB/s':>8} {'roof':>6}"]
+    rows = [
+        f"stride {stride}, one thread".ljust(31) + f" {'ms':>9} {'share':>7} {'GFLOP/s':>9} {'GB/s':>8} {'roof':>6}"
+    ]
     for step in steps:
         counted = " " * 25
         if step.roof is not None:

@@ -6,7 +6,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import CodeType, FrameType, TracebackType
 from typing import Any
 
@@ -22,7 +22,8 @@ from linescan.inspection.placement import Placement
 from linescan.inspection.regions import Labeller
 from linescan.inspection.residual import residual, smoothed
 from linescan.inspection.scaling import LineScaler
-from linescan.models.runner import Execution, Runner
+from linescan.inspection.segment import Segment
+from linescan.models.runner import Execution, Forward, Runner
 from linescan.recipe import Setup
 
 MODEL, REST = "model", "the rest"
@@ -31,8 +32,8 @@ STEPS: dict[str, tuple[Callable[..., Any], ...]] = {
     "gate": (line_statistics,),
     "to [0, 1], scaling": (to_unit, LineScaler.push),
     "gathering patches": (PatchRow.cut,),
-    MODEL: (Runner.begin, Runner.finish),
-    "adding patches": (PatchRow.add,),
+    MODEL: (Forward.__call__,),
+    "adding patches": (Segment._weighted, PatchRow.add),
     "residual": (residual,),
     "smoothing": (smoothed,),
     "opening": (opening,),
@@ -86,15 +87,18 @@ class StepClock:
 
 
 def measure_steps(setup: Setup, execution: Execution, stride: int, asked: Web, ceilings: Ceilings) -> list[Step]:
-    """Medians over ROUNDS rolls after one to warm up.
+    """Medians over ROUNDS rolls after one to warm up, on one thread: on several the steps are done side by side.
 
     On a CPU, where a step ends when its call returns; raises ConfigError for another device.
+
+    Args:
+        ceilings: of one thread.
     """
     if execution.device == "cuda":
         raise ConfigError(
             f"device {execution.device!r}: steps are timed on a cpu, where calls return when they are done"
         )
-    runner = Runner(setup.bundle, execution)
+    runner = Runner(setup.bundle, replace(execution, threads=1))
     inspect(setup, runner, stride, asked)
     rounds: list[dict[str, float]] = []
     for _ in range(ROUNDS):
@@ -102,8 +106,8 @@ def measure_steps(setup: Setup, execution: Execution, stride: int, asked: Web, c
             roll = inspect(setup, runner, stride, asked)
         rounds.append({**clock.seconds, REST: roll.seconds - sum(clock.seconds.values())})
     settings = setup.settings.model_copy(update={"stride": stride})
-    work = steps_work(settings, asked.pixels, roll.patches)
     number_bytes = number_type(execution).itemsize
+    work = steps_work(settings, asked.pixels, roll.patches, number_bytes)
     work[MODEL] = model_work(setup.bundle.metadata, roll.patches, -(-roll.patches // execution.batch), number_bytes)
     seconds = {name: statistics.median(one[name] for one in rounds) for name in rounds[0]}
     total = sum(seconds.values())

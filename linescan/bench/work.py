@@ -76,8 +76,11 @@ def model_work(meta: BundleMetadata, patches: int, forwards: int, number_bytes: 
     return Work(flop * patches, number_bytes * (moved * patches + weights * forwards))
 
 
-def steps_work(settings: InspectionSettings, raw_pixels: int, patches: int) -> dict[str, Work]:
-    """Of each step beside the model, over a roll of so many raw 8-bit pixels (of one channel), by the step's name."""
+def steps_work(settings: InspectionSettings, raw_pixels: int, patches: int, number_bytes: int) -> dict[str, Work]:
+    """Of each step beside the model, over a roll of so many raw 8-bit pixels (of one channel), by the step's name.
+
+    A number that the model takes or gives has `number_bytes`.
+    """
     channels, patch = settings.channels, settings.channels * settings.patch_size**2
     maps = channels * (1 if settings.method != "vae" else 2)
     pixels = raw_pixels / settings.scale**2
@@ -85,10 +88,10 @@ def steps_work(settings: InspectionSettings, raw_pixels: int, patches: int) -> d
     return {
         "gate": Work(0, raw_pixels * channels),
         "to [0, 1], scaling": Work(raw_pixels * channels, raw_pixels * channels * (1 + FLOAT)),
-        "gathering patches": Work(0, patches * patch * 2 * FLOAT),
+        "gathering patches": Work(0, patches * patch * 2 * number_bytes),
         "adding patches": Work(
             patches * patch * (1 if settings.blend == "mean" else 2),
-            FLOAT * (patches * patch * maps / channels + 2 * pixels * maps),
+            number_bytes * patches * patch * maps / channels + FLOAT * 2 * pixels * maps,
         ),
         "residual": Work(pixels * channels * _residual_flop(settings), FLOAT * pixels * (channels + maps + 1)),
         "smoothing": Work(pixels * 2 * (3 * reach + 1) if reach else 0, 2 * FLOAT * pixels if reach else 0),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -104,8 +105,9 @@ def _speed(args: argparse.Namespace, setup: Setup, chosen: Execution, asked: Web
     bare = bare_table(setup, chosen.device, sorted({1, available_threads()}), precisions)
     for name, rate in bare.items():
         print(f"bare forward, {name}: {rate:.0f} patches/s", flush=True)
-    ceilings = measure_ceilings(chosen)
-    print(of_ceilings(ceilings, chosen), flush=True)
+    alone = replace(chosen, threads=1)
+    ceilings = measure_ceilings(alone)
+    print(of_ceilings(ceilings, alone), flush=True)
     figures: dict[str, Any] = {
         "execution": chosen.as_dict(), "bare_patches_per_second": bare, "ceilings": vars(ceilings),
         "web": vars(asked), "end_to_end": [], "steps": {}, "compared": [],

@@ -115,27 +115,40 @@ class PatchRow:
     def cut(self, rows: Tensor, place: Tensor, first: int = 0) -> None:
         """Copies patches first, first + 1, … of C×P×W rows into N×C×P×P `place`."""
         p = self.patch_size
-        rows = take(rows, -1, self._fill)
+        rows = take(rows, -1, self._fill) if self.width > self.columns else rows[..., : self.columns]
         regular = rows.unfold(2, p, self._stride).permute(2, 0, 1, 3)[first : first + len(place)]
         place[: len(regular)].copy_(regular)
         if len(regular) < len(place):  # the clamped one
             place[-1].copy_(rows[..., self.width - p :])
 
-    def add(self, reconstructions: Tensor, total: Tensor, first: int = 0) -> None:
-        """Adds N×C×P×P reconstructions, of patches first, first + 1, …, into C×P×width `total`, in column order.
+    def weigh(self, reconstructions: Tensor) -> Tensor:
+        """N×C×P×P reconstructions with the weights of the blend, in place."""
+        return reconstructions.mul_(self._weights) if self._weighted else reconstructions
 
-        Float addition has an order. A pixel's patches are `stride` columns apart, and it lies in a later block of
-        `stride` columns of an earlier patch: so the last block of all patches comes first.
+    def add(self, weighted: Tensor, total: Tensor, first: int = 0) -> None:
+        """Adds N×C×P×P weighted reconstructions, of patches first, first + 1, …, into C×P×width `total` in order.
+
+        Float addition has an order, and so has this, in two ways to the same bits.
         """
-        if self._weighted:
-            reconstructions = reconstructions * self._weights
+        if total.device.type == "cpu":
+            for column, one in zip(self.anchors[first : first + len(weighted)], weighted.unbind(), strict=True):
+                total[..., column : column + self.patch_size].add_(one)
+        else:
+            self._add_by_blocks(weighted, total, first)
+
+    def _add_by_blocks(self, weighted: Tensor, total: Tensor, first: int) -> None:
+        """In as many calls as a patch has blocks of `stride` columns, however many patches there are.
+
+        A pixel's patches are `stride` columns apart, and it lies in a later block of an earlier patch: so the last
+        block of all patches comes first.
+        """
         p, s = self.patch_size, self._stride
-        regular = reconstructions[: self._regular - first]
+        regular = weighted[: self._regular - first]
         span = (len(regular) - 1) * s
         for block in range((p - 1) // s * s, -1, -s) if len(regular) else ():
             width = min(s, p - block)
             column = first * s + block
             place = total[..., column : column + span + width].unfold(-1, width, s).permute(2, 0, 1, 3)
             place += regular[..., block : block + width]
-        if len(regular) < len(reconstructions):  # the clamped one
-            total[..., self.width - p :] += reconstructions[-1]
+        if len(regular) < len(weighted):  # the clamped one
+            total[..., self.width - p :] += weighted[-1]

@@ -7,7 +7,7 @@ Every stage keeps the rows that the next one still needs and no more, so memory 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import pairwise
 
@@ -19,21 +19,24 @@ from linescan.errors import InspectionError
 from linescan.inspection import opening
 from linescan.inspection.bands import Band
 from linescan.inspection.calibration import ColumnCalibration
-from linescan.inspection.patches import PatchRow, mirror_sides, mirrored, reflect_sides, reflected, take
+from linescan.inspection.patches import PatchRow, mirror_sides, mirrored, reflected, take
 from linescan.inspection.residual import reconstructed_maps, residual, residual_reach, smoothed, smoothing_reach
 from linescan.inspection.rows import Rows
 from linescan.inspection.selvage import web_mask
 from linescan.inspection.strips import Strips
+from linescan.inspection.threads import InTurn
 
 Reconstruct = Callable[[Tensor], Tensor]
-Begin = Callable[[Tensor], Callable[[], Tensor]]
+Fill = Callable[[int, Tensor], None]
+Take = Callable[[int, Tensor, Tensor], None]
+Begin = Callable[[int, Fill, Take], Callable[[], None]]
 
 # Beyond this a reconstruction of a [0, 1] web is a fault of the model, and its square may leave float32.
 ABSURD = 1e4
 PATCHES_AT_ONCE = 1024  # grid rows of up to this many patches go through the stages together
 NO_STRIPS = Strips()
 DEVICE_PATCHES_AT_ONCE = 8192  # … on a device, where each call is a launch, whatever its size
-CPU_PIECE = 256  # patches of one call of the model on a CPU: enough for its threads to share out
+PLAIN_PIECE = 256  # patches of one call of a model that is a plain function
 
 
 class Segment:
@@ -43,9 +46,8 @@ class Segment:
         settings: what decides the result.
         columns: W, scaled columns that are inspected.
         reconstruct: N×C×P×P float32 patches in [0, 1] → their reconstructions (for method vae mean and variance of
-            the samples, N×2C×P×P); each patch for itself. It may not keep the patches: a later call overwrites them.
-            Where it has `begin`, which returns at once a function that waits for them, other work is done meanwhile.
-            Where it says how many it takes `at_once`, it is called with whole multiples of them as far as they go.
+            the samples, N×2C×P×P); each patch for itself. Where it has `begin` (as `Runner.begin`), patches are
+            gathered and added on its threads, in its `dtype`.
         resume_row: rows before it were final in an earlier run; `first_row_needed` says from where to feed again.
         strips: thresholds and masks by column.
         look: whether a value may be looked at to save work, which has the host wait for a device.
@@ -76,12 +78,9 @@ class Segment:
         self._maps = reconstructed_maps(settings)
         most = PATCHES_AT_ONCE if device.type == "cpu" else DEVICE_PATCHES_AT_ONCE
         self._rows_at_once = max(1, most // len(self._grid))
-        at_once: int = getattr(reconstruct, "at_once", 1)
-        piece = max(1, (CPU_PIECE if device.type == "cpu" else PATCHES_AT_ONCE) // at_once) * at_once
-        self._begin: Begin = getattr(reconstruct, "begin", lambda patches: partial(reconstruct, patches))
-        # filled again in turn for the calls of the model: fresh memory costs more than the copy
-        p = settings.patch_size
-        self._patches = [torch.empty(piece, settings.channels, p, p, device=device) for _ in range(2)]
+        self._reconstruct = reconstruct
+        self._dtype: torch.dtype = getattr(reconstruct, "dtype", torch.float32)
+        self._begin: Begin = getattr(reconstruct, "begin", self._begin_plain)
 
         first = first_row_needed(settings, resume_row)
         self._grid_row = first // settings.stride
@@ -138,35 +137,46 @@ class Segment:
         return self._advance([height], ended=True)
 
     def _add_grid_rows(self, lines: list[int]) -> None:
-        """Reconstructs the patches of some line anchors and adds them in (line, column) order, piece by piece."""
+        """Reconstructs the patches of some line anchors and adds them in (line, column) order."""
         self._make_room(lines)
-        rows = [take(self._web.all(), -2, self._patch_rows(line)) for line in lines]
-        row, total = len(self._grid), len(lines) * len(self._grid)
-        add: Callable[[], None] | None = None  # of the piece before, which the model had meanwhile
-        for piece, first in enumerate(range(0, total, len(self._patches[0]))):
-            end = min(first + len(self._patches[0]), total)
-            patches = self._patches[piece % 2][: end - first]
-            # (line anchor, first of its patches, the patches' place in the piece)
-            spans = [
-                (i, max(first - i * row, 0), slice(max(i * row, first) - first, min((i + 1) * row, end) - first))
-                for i in range(first // row, -(-end // row))
-            ]
-            for i, column, place in spans:
-                self._grid.cut(rows[i], patches[place], column)
-            finish = self._begin(patches)
-            if add is not None:
-                add()
-            add = partial(self._add, [(lines[i], column, place) for i, column, place in spans], patches, finish)
-        if add is not None:
-            add()
+        # in the model's precision already: a pixel goes into many patches
+        web = self._web.all()[..., max(lines[0] - self._web.first, 0) :, :].to(self._dtype)
+        rows = [take(web, -2, self._patch_rows(line, self._web.end - web.shape[-2])) for line in lines]
+        totals = [self._covered(self._total, line) for line in lines]
+        adding = InTurn()
 
-    def _add(self, spans: list[tuple[int, int, slice]], patches: Tensor, finish: Callable[[], Tensor]) -> None:
-        """Adds the reconstructions of a piece: (line anchor, first of its patches, their place in the piece)."""
-        reconstructions, sound = self._reconstructed(patches, finish())
-        for line, column, place in spans:
-            if sound is not None:
-                self._mark(line, ~sound[place].all())
-            self._grid.add(reconstructions[place], self._covered(self._total, line), column)
+        def fill(first: int, place: Tensor) -> None:
+            for i, column, part in self._spans(first, len(place)):
+                self._grid.cut(rows[i], place[part], column)
+
+        def take_in(first: int, patches: Tensor, reconstructions: Tensor) -> None:
+            weighted, sound = self._weighted(patches, reconstructions)
+            adding.bring(first, len(patches), partial(add, first, weighted, sound))
+
+        def add(first: int, weighted: Tensor, sound: Tensor | None) -> None:
+            for i, column, part in self._spans(first, len(weighted)):
+                if sound is not None:
+                    self._mark(lines[i], ~sound[part].all())
+                self._grid.add(weighted[part], totals[i], column)
+
+        self._begin(len(lines) * len(self._grid), fill, take_in)()
+
+    def _spans(self, first: int, count: int) -> Iterator[tuple[int, int, slice]]:
+        """Of some patches in a row: number of their line anchor, of the first on it, and their place among them."""
+        row, end = len(self._grid), first + count
+        for i in range(first // row, -(-end // row)):
+            low, high = max(i * row, first), min((i + 1) * row, end)
+            yield i, low - i * row, slice(low - first, high - first)
+
+    def _begin_plain(self, count: int, fill: Fill, take_in: Take) -> Callable[[], None]:
+        """`Runner.begin` of a model that is a plain function."""
+        settings = self._settings
+        for first in range(0, count, PLAIN_PIECE):
+            size = min(PLAIN_PIECE, count - first), settings.channels, settings.patch_size, settings.patch_size
+            patches = torch.empty(size, dtype=self._dtype, device=self._device)
+            fill(first, patches)
+            take_in(first, patches, self._reconstruct(patches))
+        return lambda: None
 
     def _mark(self, line: int, faulty: Tensor) -> None:
         """Rows that a patch of this line anchor reaches are as faulty as the patch."""
@@ -178,26 +188,36 @@ class Segment:
         """End of the rows that a patch of this line anchor reaches."""
         return line + self._settings.patch_size + self._halo
 
-    def _reconstructed(self, patches: Tensor, reconstructions: Tensor) -> tuple[Tensor, Tensor | None]:
-        """The patches' reconstructions, the web in place of those that cannot be, and which are sound (None: all)."""
+    def _weighted(self, patches: Tensor, reconstructions: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The patches' reconstructions as they are added, and which of them are sound (None: all).
+
+        Where the model cannot reconstruct a patch it is the web itself.
+        """
         if reconstructions.shape != (len(patches), self._maps, *patches.shape[2:]):
             raise InspectionError(
                 f"the model returned {tuple(reconstructions.shape)} for patches of {tuple(patches.shape)}"
             )
-        # the extremes of a patch with a value that is not a number are not numbers either, and compare as False
-        flat = reconstructions.flatten(1)
-        sound = (flat.amin(1) >= -ABSURD) & (flat.amax(1) <= ABSURD)
-        if self._look and bool(sound.all()):
-            return reconstructions, None
-        # the web in place of the fault keeps it from spreading; its lines are a gap all the same
-        without_fault = patches
-        if self._maps > self._settings.channels:
-            without_fault = torch.cat([patches, torch.zeros_like(patches)], 1)
-        return torch.where(sound[:, None, None, None], reconstructions, without_fault), sound
+        whole = torch.empty(reconstructions.shape, device=self._device).copy_(reconstructions)
+        sound = self._sound(whole.flatten(1))
+        if sound is not None:
+            # the web in place of the fault keeps it from spreading; its lines are a gap all the same
+            without_fault = patches
+            if self._maps > self._settings.channels:
+                without_fault = torch.cat([patches, torch.zeros_like(patches)], 1)
+            whole = torch.where(sound[:, None, None, None], whole, without_fault.float())
+        return self._grid.weigh(whole), sound
 
-    def _patch_rows(self, line: int) -> list[int]:
-        rows = reflected(line, line + self._settings.patch_size, max(self._web.end, 1))
-        return [row - self._web.first for row in rows]
+    def _sound(self, flat: Tensor) -> Tensor | None:
+        """Which reconstructions are numbers, and none absurd; None where all are."""
+        # the norm is one pass, and no pixel is larger; what is not a number compares as False
+        if self._look and bool((torch.linalg.vector_norm(flat, dim=1) <= ABSURD).all()):
+            return None
+        sound = (flat.amin(1) >= -ABSURD) & (flat.amax(1) <= ABSURD)
+        return None if self._look and bool(sound.all()) else sound
+
+    def _patch_rows(self, line: int, first: int) -> list[int]:
+        """Where the rows of patches at this line anchor are among rows that begin with `first`."""
+        return [row - first for row in reflected(line, line + self._settings.patch_size, max(self._web.end, 1))]
 
     def _make_room(self, lines: list[int]) -> None:
         """Sums and marks for the rows that patches at these line anchors reach; their weights are added already."""
@@ -240,8 +260,8 @@ class Segment:
 
     def _residual_rows(self, first: int, end: int) -> Tensor:
         reach = self._reach
-        web, mean = (reflect_sides(maps.get(first - reach, end + reach), reach) for maps in (self._web, self._mean))
-        return residual(web, mean, self._settings)
+        web, mean = (maps.get(first - reach, end + reach) for maps in (self._web, self._mean))
+        return residual(web[..., : self._columns], mean, self._settings, reflecting=True)
 
     def _take_mean(self) -> None:
         """The mean over the patches that cover a pixel, of the rows that became final."""
@@ -253,7 +273,7 @@ class Segment:
         reach = self._smoothing
         rows = self._residual.get(first - reach, end + reach)
         if reach:
-            rows = smoothed(reflect_sides(rows, reach), self._settings.smoothing_sigma)
+            rows = smoothed(rows, self._settings.smoothing_sigma, reflecting=True)
         if self._calibration is not None:
             rows = self._calibration.apply(rows)
         return rows.contiguous()

@@ -29,21 +29,27 @@ def on_cpu(maps: Tensor) -> bool:
     return maps.device.type == "cpu"
 
 
-def filtered(image: Floats, weights: tuple[float, ...]) -> Floats:
-    """H×W under a symmetric separable filter where it fits: (H−2r)×(W−2r) for 2r+1 weights, a view."""
+def filtered(image: Floats, weights: tuple[float, ...], reflecting: bool = False) -> Floats:
+    """H×W under a symmetric separable filter where it fits: (H−2r)×(W−2r) for 2r+1 weights, a view.
+
+    Where it is `reflecting`, (H−2r)×W: beyond the first and the last column the image is reflected.
+    """
     kernel, reach = _kernel(weights), len(weights) // 2
-    wide = cv2.sepFilter2D(image, cv2.CV_32F, kernel, kernel, borderType=cv2.BORDER_REPLICATE)
-    inside: Floats = wide[reach : image.shape[0] - reach, reach : image.shape[1] - reach]  # type: ignore[assignment]
+    border = cv2.BORDER_REFLECT_101 if reflecting else cv2.BORDER_REPLICATE
+    wide = cv2.sepFilter2D(image, cv2.CV_32F, kernel, kernel, borderType=border)
+    columns = slice(None) if reflecting else slice(reach, image.shape[1] - reach)
+    inside: Floats = wide[reach : image.shape[0] - reach, columns]  # type: ignore[assignment]
     return inside
 
 
-def by_rows(compute: Callable[..., Floats], maps: tuple[Tensor, ...], reach: int) -> Tensor:
+def by_rows(compute: Callable[..., Floats], maps: tuple[Tensor, ...], reach: int, reflecting: bool = False) -> Tensor:
     """`compute(*maps)` of ...×H×W maps on a CPU, done in pieces of rows at once: (H−2·reach)×(W−2·reach).
 
-    `compute` takes arrays, gives H'×W' and loses `reach` rows and columns on each side.
+    `compute` takes arrays, gives H'×W' and loses `reach` rows and, unless it is `reflecting`, columns on each side.
     """
     arrays = [part.numpy() for part in maps]
     height, width = (size - 2 * reach for size in arrays[0].shape[-2:])
+    width += 2 * reach if reflecting else 0
     threads = torch.get_num_threads()
     small = max(PIECE_PIXELS // width, LEAST_ROWS, LEAST_REACHES * reach)
     rows = -(-height // -(-height // small))

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import lru_cache
-from threading import Barrier
+from threading import Barrier, Lock
 from typing import TypeVar
 
 import torch
@@ -35,6 +35,38 @@ def begun(work: Callable[[Piece], Result], pieces: Sequence[Piece], threads: int
         return [one.result() for one in running]
 
     return finish
+
+
+class InTurn:
+    """Does what several threads bring in the order of its numbers, without having any of them wait for its turn.
+
+    Whoever brings what is next does it, and all that came too early and follows it.
+    """
+
+    def __init__(self) -> None:
+        self._early: dict[int, tuple[int, Callable[[], None]]] = {}
+        self._next = 0
+        self._busy = False
+        self._lock = Lock()
+
+    def bring(self, first: int, count: int, work: Callable[[], None]) -> None:
+        """Number `first`, which is as many numbers long as `count`."""
+        with self._lock:
+            self._early[first] = count, work
+            if self._busy:
+                return
+            self._busy = True  # and stays so after an error: nothing may follow what was left out
+        while (following := self._following()) is not None:
+            following()
+
+    def _following(self) -> Callable[[], None] | None:
+        with self._lock:
+            if self._next not in self._early:
+                self._busy = False
+                return None
+            count, work = self._early.pop(self._next)
+            self._next += count
+            return work
 
 
 @lru_cache(maxsize=4)

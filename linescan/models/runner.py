@@ -17,6 +17,7 @@ from torch import Tensor
 from linescan.errors import ConfigError
 from linescan.inspection.cuda import queues_of
 from linescan.inspection.queues import Queues
+from linescan.inspection.segment import Fill, Take
 from linescan.inspection.threads import begun, shared_out
 from linescan.models.bundle import Bundle
 from linescan.models.device import OutOfMemory, device_lost
@@ -56,11 +57,14 @@ class Execution:
 
 
 @dataclass(frozen=True)
-class _Forward:
+class Forward:
     """The model over one input of the fixed shape, which is overwritten for each run."""
 
     input: Tensor
     run: Callable[[], Tensor]
+
+    def __call__(self) -> Tensor:
+        return self.run()
 
 
 class Runner:
@@ -91,11 +95,13 @@ class Runner:
         self._maps = meta.channels if meta.vae is None else 2 * meta.channels
         self._threads = side_by_side(execution.device, execution.threads)
         self.at_once = self._threads * self.batch
-        self._idle: SimpleQueue[_Forward] = SimpleQueue()
-        for forward in shared_out(lambda _: self._forwards(bundle, fuse), range(1), self._threads)[0]:
+        forwards = shared_out(lambda _: self._forwards(bundle, fuse), range(1), self._threads)[0]
+        self.dtype: torch.dtype = forwards[0].input.dtype
+        self._idle: SimpleQueue[Forward] = SimpleQueue()
+        for forward in forwards:
             self._idle.put(forward)
 
-    def _forwards(self, bundle: Bundle, fuse: bool) -> list[_Forward]:
+    def _forwards(self, bundle: Bundle, fuse: bool) -> list[Forward]:
         """The forward with an input for each thread, warm."""
         execution, meta = self.execution, bundle.metadata
         module: Callable[[Tensor], Tensor]
@@ -111,13 +117,13 @@ class Runner:
             inputs = [example.to(memory_format=torch.channels_last, copy=True) for _ in range(self._threads)]
             if fuse and self.device.type == "cpu" and meta.vae is None:
                 module = _fused_or(loaded, bundle, inputs[0])
-        forwards = [_Forward(one, partial(module, one)) for one in inputs]
+        forwards = [Forward(one, partial(module, one)) for one in inputs]
         with torch.inference_mode():
             for forward in forwards:
                 for _ in range(3):  # the first calls of a TorchScript module specialise it
-                    forward.run()
+                    forward()
             if self._queues.ahead:
-                forwards = [_Forward(one.input, self._recorded(one.run)) for one in forwards]
+                forwards = [Forward(one.input, self._recorded(one.run)) for one in forwards]
         return forwards
 
     def _begun(self, work: Callable[[int], Result], pieces: Sequence[int]) -> Callable[[], list[Result]]:
@@ -142,29 +148,43 @@ class Runner:
             return forward
 
     def __call__(self, patches: Tensor) -> Tensor:
-        return self.begin(patches)()
-
-    def begin(self, patches: Tensor) -> Callable[[], Tensor]:
-        """Begins what a call does; the patches must stay as they are until the returned function gave the result."""
-        self.patches += len(patches)
         result = patches.new_empty(len(patches), self._maps, *patches.shape[2:])
 
+        def fill(first: int, place: Tensor) -> None:
+            place.copy_(patches[first : first + len(place)])
+
+        def take(first: int, _patches: Tensor, reconstructions: Tensor) -> None:
+            result[first : first + len(reconstructions)].copy_(reconstructions)
+
+        self.begin(len(patches), fill, take)()
+        return result
+
+    def begin(self, count: int, fill: Fill, take: Take) -> Callable[[], None]:
+        """Begins the reconstruction of so many patches; what it returns waits for the end of it.
+
+        Both functions work batch by batch, on a CPU on the thread that does the forward, while its numbers are near.
+
+        Args:
+            fill: writes patches first, first + 1, … into n×C×P×P `place`, in the model's precision.
+            take: has their reconstructions, in that precision, beside the patches; both are overwritten after it.
+        """
+        self.patches += count
+
         def reconstruct(first: int) -> None:
-            part = patches[first : first + self.batch]
             forward = self._idle.get()
             try:
-                forward.input[: len(part)].copy_(part)
-                result[first : first + self.batch].copy_(forward.run()[: len(part)])
+                patches = forward.input[: count - first]
+                fill(first, patches)
+                take(first, patches, forward()[: len(patches)])
             finally:
                 self._idle.put(forward)
 
-        return partial(self.finish, self._begun(reconstruct, range(0, len(patches), self.batch)), result)
+        return partial(self.finish, self._begun(reconstruct, range(0, count, self.batch)))
 
     @staticmethod
-    def finish(forwards: Callable[[], object], result: Tensor) -> Tensor:
+    def finish(forwards: Callable[[], object]) -> None:
         """Waits for what was begun."""
         forwards()
-        return result
 
     def bare(self, seconds: float) -> tuple[int, float]:
         """Bare forwards of the fixed shape for so long: how many there were, and in how many seconds."""
@@ -174,7 +194,7 @@ class Runner:
             try:
                 count = 0
                 while not count or time.perf_counter() - start < seconds:
-                    forward.run()
+                    forward()
                     if self.device.type == "cuda":
                         torch.cuda.synchronize()
                     count += 1

@@ -13,7 +13,7 @@ from torch import Tensor
 from linescan.config import Blend, InspectionSettings
 from linescan.inspection.calibration import ColumnCalibration
 from linescan.inspection.opening import REACH, opening
-from linescan.inspection.patches import PatchRow, anchors, mirror_sides, mirrored, reflect_sides, reflected, take
+from linescan.inspection.patches import PatchRow, anchors, mirror_sides, mirrored, reflected, take
 from linescan.inspection.residual import residual, residual_reach, smoothing_reach
 from linescan.inspection.residual import smoothed as smoothed_inside
 
@@ -76,7 +76,7 @@ def blended(patches: Patches, factor: int, blend: Blend, squared: bool = False) 
     for line in lines:
         rows = slice(patches.lines[line], patches.lines[line] + patches.size)
         row = patches.reconstructions[line, columns].float()
-        grid.add(row * row if squared else row, total[:, rows])
+        grid.add(grid.weigh(row * row if squared else row.clone()), total[:, rows])
         weight[rows] += grid.weight_sum
     return total / weight
 
@@ -88,7 +88,8 @@ def spread(patches: Patches, factor: int, blend: Blend, values: Tensor) -> Tenso
     weight = torch.zeros(patches.height, patches.width)
     for line, row in zip(patches.kept(factor)[0], values, strict=True):
         rows = slice(patches.lines[line], patches.lines[line] + patches.size)
-        grid.add(row.float().view(-1, 1, 1, 1).expand(-1, 1, patches.size, patches.size), total[:, rows])
+        everywhere = row.float().view(-1, 1, 1, 1).repeat(1, 1, patches.size, patches.size)
+        grid.add(grid.weigh(everywhere), total[:, rows])
         weight[rows] += grid.weight_sum
     return (total / weight)[0]
 
@@ -96,12 +97,12 @@ def spread(patches: Patches, factor: int, blend: Blend, values: Tensor) -> Tenso
 def residual_of(web: Tensor, mean: Tensor, settings: InspectionSettings) -> Tensor:
     """Residual of a whole web, reflected at its borders: H×W."""
     reach = residual_reach(settings)
-    return residual(_bordered(web, reach), _bordered(mean, reach), settings)
+    return residual(_bordered(web, reach), _bordered(mean, reach), settings, reflecting=True)
 
 
 def smoothed(maps: Tensor, sigma: float) -> Tensor:
     reach = smoothing_reach(sigma)
-    return smoothed_inside(_bordered(maps, reach), sigma) if reach else maps
+    return smoothed_inside(_bordered(maps, reach), sigma, reflecting=True) if reach else maps
 
 
 def scored(residuals: Tensor, settings: InspectionSettings, calibration: ColumnCalibration | None) -> Tensor:
@@ -130,5 +131,6 @@ def highest_around(values: Map, patches: Patches, reach: int) -> Map:
 
 
 def _bordered(maps: Tensor, reach: int) -> Tensor:
+    """With reflected rows above and below."""
     height = maps.shape[-2]
-    return reflect_sides(take(maps, -2, reflected(-reach, height + reach, height)), reach)
+    return take(maps, -2, reflected(-reach, height + reach, height))
