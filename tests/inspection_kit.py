@@ -14,7 +14,7 @@ from linescan.inspection.calibration import ColumnCalibration
 from linescan.inspection.inspector import FinalBand, Finding, Inspector
 from linescan.inspection.placement import Footprint
 from linescan.inspection.segment import Fill, Take
-from linescan.inspection.threads import begun
+from linescan.inspection.threads import shared_out
 from linescan.messages import Gap, Region
 from tests import reference
 
@@ -57,14 +57,14 @@ class SideBySide:
     def __init__(self, model: Model, shape: tuple[int, int, int]) -> None:
         self._model, self._shape = model, shape
 
-    def begin(self, count: int, fill: Fill, take: Take) -> Callable[[], object]:
+    def reconstruct(self, count: int, fill: Fill, take: Take) -> None:
         def some(first: int) -> None:
             patches = torch.empty(min(self.AT_ONCE, count - first), *self._shape)
             fill(first, patches)
             take(first, patches, self._model(patches))
             patches.fill_(float("nan"))  # they are overwritten afterwards
 
-        return begun(some, range(0, count, self.AT_ONCE), 2)
+        shared_out(some, range(0, count, self.AT_ONCE), 2)
 
     def __call__(self, patches: torch.Tensor) -> torch.Tensor:
         return self._model(patches)

@@ -251,13 +251,13 @@ def test_an_output_that_is_a_file(images: Set, toy: Path, tmp_path: Path, capsys
 
 
 def test_ctrl_c_ends_the_evaluation(images: Set, toy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    real = Runner.begin
+    real = Runner.reconstruct
 
-    def call(self: Runner, *work: Any) -> Callable[[], None]:
+    def call(self: Runner, *work: Any) -> None:
         signal.raise_signal(signal.SIGINT)
-        return real(self, *work)
+        real(self, *work)
 
-    with patch.object(Runner, "begin", call):
+    with patch.object(Runner, "reconstruct", call):
         assert evaluate(images, toy, tmp_path / "out") == 130
     assert capsys.readouterr().err == "linescan evaluate: interrupted\n"
     assert not (tmp_path / "out").exists()

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -618,17 +617,17 @@ def test_a_full_disk_leaves_no_half_output(
 
 def interrupted_after(forwards: int, times: int = 1) -> Any:
     """Ctrl-C in the middle of a forward, when the engine is within a frame."""
-    real, count = Runner.begin, 0
+    real, count = Runner.reconstruct, 0
 
-    def call(self: Runner, *work: Any) -> Callable[[], None]:
+    def call(self: Runner, *work: Any) -> None:
         nonlocal count
         count += 1
         if count == forwards:
             for _ in range(times):
                 signal.raise_signal(signal.SIGINT)
-        return real(self, *work)
+        real(self, *work)
 
-    return patch.object(Runner, "begin", call)
+    return patch.object(Runner, "reconstruct", call)
 
 
 def test_ctrl_c_within_a_frame_ends_the_roll_after_it(

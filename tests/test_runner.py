@@ -97,17 +97,8 @@ def test_threads_and_their_order_do_not_show(tiny: Bundle, precision: Precision,
     assert torch.equal(by_itself(batch), expected)
 
 
-def test_what_is_begun_before_another_is_finished(tiny: Bundle) -> None:
-    run = Runner(tiny, Execution("cpu", "bfloat16", BATCH, 2))
-    batches = [patches(count) for count in (17, 40, 1, 33)]
-    begun = [begin(run, batch) for batch in batches]
-    for batch, (finish, found) in zip(reversed(batches), reversed(begun), strict=True):
-        finish()
-        assert torch.equal(found, run(batch))
-
-
-def begin(run: Runner, batch: Tensor) -> tuple[Callable[[], None], Tensor]:
-    """What waits for the reconstructions, and where they are then."""
+def reconstructed(run: Runner, batch: Tensor) -> Tensor:
+    """By the runner's own threads from both ends."""
     found = torch.full_like(batch, torch.nan)
 
     def fill(first: int, place: Tensor) -> None:
@@ -118,7 +109,19 @@ def begin(run: Runner, batch: Tensor) -> tuple[Callable[[], None], Tensor]:
         assert torch.equal(given, batch[first : first + len(given)].to(run.dtype))
         found[first : first + len(given)] = reconstructions
 
-    return run.begin(len(batch), fill, take), found
+    run.reconstruct(len(batch), fill, take)
+    return found
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("threads", [1, 2])
+def test_patches_may_be_filled_in_and_taken_where_the_forward_is(
+    tiny: Bundle, precision: Precision, threads: int
+) -> None:
+    run = Runner(tiny, Execution("cpu", precision, BATCH, threads))
+    for count in (1, 17, 40):
+        batch = patches(count)
+        assert torch.equal(reconstructed(run, batch), run(batch))
 
 
 @pytest.mark.parametrize("threads", [1, 2])
@@ -131,12 +134,10 @@ def test_what_cannot_be_taken_ends_the_call_and_nothing_else(tiny: Bundle, threa
             raise ValueError("not this one")
 
     with pytest.raises(ValueError, match="not this one"):
-        run.begin(len(batch), refuse, lambda *_: None)()
+        run.reconstruct(len(batch), refuse, lambda *_: None)
     with pytest.raises(ValueError, match="not this one"):
-        run.begin(len(batch), lambda *_: None, refuse)()
-    finish, found = begin(run, batch)
-    finish()
-    assert torch.equal(found, run(batch))
+        run.reconstruct(len(batch), lambda *_: None, refuse)
+    assert torch.equal(reconstructed(run, batch), run(batch))
 
 
 def test_two_may_use_it_at_once(tiny: Bundle) -> None:

@@ -11,7 +11,7 @@ from functools import partial
 import pytest
 import torch
 
-from linescan.inspection.threads import InTurn, begun, shared_out
+from linescan.inspection.threads import InTurn, shared_out
 
 
 @pytest.fixture(autouse=True)
@@ -30,17 +30,6 @@ def test_results_come_in_the_order_of_the_pieces(threads: int) -> None:
 def test_pieces_run_side_by_side() -> None:
     together = threading.Barrier(3, timeout=30)
     assert sorted(shared_out(lambda _: together.wait(), range(3), 3)) == [0, 1, 2]
-
-
-def test_what_is_begun_is_done_meanwhile() -> None:
-    went_on = threading.Event()
-    finish = begun(lambda piece: (went_on.wait(30), piece), range(3), 2)
-    went_on.set()
-    assert finish() == [(True, 0), (True, 1), (True, 2)]
-    order: list[int] = []
-    finish_alone = begun(order.append, range(3), 1)
-    assert order == [0, 1, 2]
-    assert finish_alone() == [None] * 3
 
 
 def test_one_thread_is_the_caller_s() -> None:

@@ -29,7 +29,7 @@ from linescan.inspection.threads import InTurn
 Reconstruct = Callable[[Tensor], Tensor]
 Fill = Callable[[int, Tensor], None]
 Take = Callable[[int, Tensor, Tensor], None]
-Begin = Callable[[int, Fill, Take], Callable[[], None]]
+Through = Callable[[int, Fill, Take], None]
 
 # Beyond this a reconstruction of a [0, 1] web is a fault of the model, and its square may leave float32.
 ABSURD = 1e4
@@ -46,8 +46,8 @@ class Segment:
         settings: what decides the result.
         columns: W, scaled columns that are inspected.
         reconstruct: N×C×P×P float32 patches in [0, 1] → their reconstructions (for method vae mean and variance of
-            the samples, N×2C×P×P); each patch for itself. Where it has `begin` (as `Runner.begin`), patches are
-            gathered and added on its threads, in its `dtype`.
+            the samples, N×2C×P×P); each patch for itself. Where it has a `reconstruct` as `Runner` has,
+            patches are gathered and added on its threads, in its `dtype`.
         resume_row: rows before it were final in an earlier run; `first_row_needed` says from where to feed again.
         strips: thresholds and masks by column.
         look: whether a value may be looked at to save work, which has the host wait for a device.
@@ -80,7 +80,7 @@ class Segment:
         self._rows_at_once = max(1, most // len(self._grid))
         self._reconstruct = reconstruct
         self._dtype: torch.dtype = getattr(reconstruct, "dtype", torch.float32)
-        self._begin: Begin = getattr(reconstruct, "begin", self._begin_plain)
+        self._through: Through = getattr(reconstruct, "reconstruct", self._plainly)
 
         first = first_row_needed(settings, resume_row)
         self._grid_row = first // settings.stride
@@ -159,7 +159,7 @@ class Segment:
                     self._mark(lines[i], ~sound[part].all())
                 self._grid.add(weighted[part], totals[i], column)
 
-        self._begin(len(lines) * len(self._grid), fill, take_in)()
+        self._through(len(lines) * len(self._grid), fill, take_in)
 
     def _spans(self, first: int, count: int) -> Iterator[tuple[int, int, slice]]:
         """Of some patches in a row: number of their line anchor, of the first on it, and their place among them."""
@@ -168,15 +168,14 @@ class Segment:
             low, high = max(i * row, first), min((i + 1) * row, end)
             yield i, low - i * row, slice(low - first, high - first)
 
-    def _begin_plain(self, count: int, fill: Fill, take_in: Take) -> Callable[[], None]:
-        """`Runner.begin` of a model that is a plain function."""
+    def _plainly(self, count: int, fill: Fill, take_in: Take) -> None:
+        """`Runner.reconstruct` with a model that is a plain function."""
         settings = self._settings
         for first in range(0, count, PLAIN_PIECE):
             size = min(PLAIN_PIECE, count - first), settings.channels, settings.patch_size, settings.patch_size
             patches = torch.empty(size, dtype=self._dtype, device=self._device)
             fill(first, patches)
             take_in(first, patches, self._reconstruct(patches))
-        return lambda: None
 
     def _mark(self, line: int, faulty: Tensor) -> None:
         """Rows that a patch of this line anchor reaches are as faulty as the patch."""

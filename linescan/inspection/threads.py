@@ -18,23 +18,14 @@ Result = TypeVar("Result")
 def shared_out(work: Callable[[Piece], Result], pieces: Sequence[Piece], threads: int) -> list[Result]:
     """`work` of each piece, in their order, on so many threads; within one, torch has no threads of its own.
 
-    Returns when nothing runs any more; then raises the first piece's error, if there is one.
+    Returns when nothing runs any more; then raises the first piece's error, if there is one. A single thread is the
+    caller's.
     """
-    return begun(work, pieces, threads)()
-
-
-def begun(work: Callable[[Piece], Result], pieces: Sequence[Piece], threads: int) -> Callable[[], list[Result]]:
-    """As `shared_out`, which it begins: what it returns waits. A single thread, the caller's, has done it all then."""
     if threads == 1:
-        done = [work(piece) for piece in pieces]
-        return lambda: done
+        return [work(piece) for piece in pieces]
     running: list[Future[Result]] = [_pool(threads).submit(work, piece) for piece in pieces]
-
-    def finish() -> list[Result]:
-        wait(running)
-        return [one.result() for one in running]
-
-    return finish
+    wait(running)
+    return [one.result() for one in running]
 
 
 class InTurn:

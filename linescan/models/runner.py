@@ -18,7 +18,7 @@ from linescan.errors import ConfigError
 from linescan.inspection.cuda import queues_of
 from linescan.inspection.queues import Queues
 from linescan.inspection.segment import Fill, Take
-from linescan.inspection.threads import begun, shared_out
+from linescan.inspection.threads import shared_out
 from linescan.models.bundle import Bundle
 from linescan.models.device import OutOfMemory, device_lost
 from linescan.models.fused import fused
@@ -126,14 +126,14 @@ class Runner:
                 forwards = [Forward(one.input, self._recorded(one.run)) for one in forwards]
         return forwards
 
-    def _begun(self, work: Callable[[int], Result], pieces: Sequence[int]) -> Callable[[], list[Result]]:
+    def _shared_out(self, work: Callable[[int], Result], pieces: Sequence[int]) -> list[Result]:
         """On the threads, each in inference mode: the same number of threads at every call, so to the same bits."""
 
         def one(piece: int) -> Result:
             with torch.inference_mode():
                 return work(piece)
 
-        return begun(one, pieces, self._threads)
+        return shared_out(one, pieces, self._threads)
 
     def _recorded(self, forward: Callable[[], Tensor]) -> Callable[[], Tensor]:
         """The forward as one launch; where the device cannot record it, its many launches as before."""
@@ -156,13 +156,11 @@ class Runner:
         def take(first: int, _patches: Tensor, reconstructions: Tensor) -> None:
             result[first : first + len(reconstructions)].copy_(reconstructions)
 
-        self.begin(len(patches), fill, take)()
+        self.reconstruct(len(patches), fill, take)
         return result
 
-    def begin(self, count: int, fill: Fill, take: Take) -> Callable[[], None]:
-        """Begins the reconstruction of so many patches; what it returns waits for the end of it.
-
-        Both functions work batch by batch, on a CPU on the thread that does the forward, while its numbers are near.
+    def reconstruct(self, count: int, fill: Fill, take: Take) -> None:
+        """Reconstructs so many patches, batch by batch; on a CPU both functions work on the thread of the forward.
 
         Args:
             fill: writes patches first, first + 1, … into n×C×P×P `place`, in the model's precision.
@@ -170,7 +168,7 @@ class Runner:
         """
         self.patches += count
 
-        def reconstruct(first: int) -> None:
+        def one(first: int) -> None:
             forward = self._idle.get()
             try:
                 patches = forward.input[: count - first]
@@ -179,12 +177,7 @@ class Runner:
             finally:
                 self._idle.put(forward)
 
-        return partial(self.finish, self._begun(reconstruct, range(0, count, self.batch)))
-
-    @staticmethod
-    def finish(forwards: Callable[[], object]) -> None:
-        """Waits for what was begun."""
-        forwards()
+        self._shared_out(one, range(0, count, self.batch))
 
     def bare(self, seconds: float) -> tuple[int, float]:
         """Bare forwards of the fixed shape for so long: how many there were, and in how many seconds."""
@@ -203,7 +196,7 @@ class Runner:
                 self._idle.put(forward)
 
         start = time.perf_counter()
-        counts = self._begun(run, range(self._threads))()
+        counts = self._shared_out(run, range(self._threads))
         return sum(counts), time.perf_counter() - start
 
 
