@@ -22,6 +22,8 @@ sys.path.insert(0, str(ROOT / "tools"))
 passes = importlib.import_module("overlap.passes")
 margins = importlib.import_module("overlap.margins")
 shared_encoder = importlib.import_module("overlap.shared_encoder")
+other_residuals = importlib.import_module("overlap.residuals")
+sets = importlib.import_module("overlap.sets")
 
 SIZE, STRIDE = 32, 8
 LINES, COLUMNS = 93, 107
@@ -150,3 +152,50 @@ def test_with_context_the_shared_encoder_gives_the_codes_of_single_patches() -> 
         zeros = shared_encoder.shared_codes(model, pixels, 64, "zeros")
         own = shared_encoder.patch_codes(model, pixels[None, :, 64:192, 64:192], "zeros")[0, :, 0, 0]
     assert (zeros[1, 1] - own).norm() > 1e-3 * own.norm()
+
+
+# ------------------------------------------------------------------------------------------------ other residuals
+
+
+@pytest.fixture
+def small_strides(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(other_residuals, "STRIDE", STRIDE)
+    monkeypatch.setattr(other_residuals, "OTHERS", (STRIDE, 13))
+
+
+@pytest.mark.usefixtures("small_strides")
+def test_the_first_of_the_residuals_is_the_engine_s() -> None:
+    chosen, pixels = settings("hann", 0.0), web(4)
+    bands: list[FinalBand] = []
+    inspector = Inspector(chosen, Footprint(COLUMNS), ramp, on_band=bands.append)
+    inspector.push(pixels)
+    inspector.finish()
+    found = dict(other_residuals.residuals(unit(pixels), chosen, ramp))
+    engine = torch.cat([one.band.score for one in bands])
+    assert torch.equal(found[other_residuals.OWN], engine)
+    assert torch.equal(found[f"stride {STRIDE}"], engine)
+    both = (engine + found["stride 13"]) / 2
+    torch.testing.assert_close(found[f"mean of strides {STRIDE} and 13"], both)
+    assert all(part.shape == engine.shape for part in found.values())
+    different = [name for name, part in found.items() if not torch.allclose(part, engine)]
+    assert len(different) == len(found) - 2
+
+
+def test_of_a_single_patch_the_averaged_residual_is_the_patch_s() -> None:
+    chosen, pixels = settings("hann", 0.0), unit(web(5))[:, :SIZE, :SIZE]
+    patches = passes.all_patches(pixels, SIZE, STRIDE, forward)
+    expected = passes.residual_of(pixels, ramp(pixels[None])[0], chosen)
+    torch.testing.assert_close(other_residuals.averaged(pixels, patches, chosen), expected)
+
+
+@pytest.mark.usefixtures("small_strides")
+def test_other_residuals_are_judged_for_each_sigma() -> None:
+    judged = other_residuals.Judged(settings("hann", 0.0), [0.0, 1.0])
+    pixels = unit(web(6))
+    defect = np.zeros(pixels.shape[1:], bool)
+    defect[20:40, 30:50] = True
+    judged.add(sets.Web("one", pixels, defect), ramp)
+    header, _, *rows = judged.table().splitlines()
+    assert header == "| way | σ = 0 | σ = 1 |"
+    assert len(rows) == 12
+    judged.close()
