@@ -50,7 +50,7 @@ def convolutions(channels: int) -> Model:
 
 
 class SideBySide:
-    """A model that works on threads while the engine goes on, some patches at a time."""
+    """A model that has its patches filled in and taken on threads of its own, some at a time."""
 
     AT_ONCE = 2
 
@@ -59,10 +59,11 @@ class SideBySide:
 
     def reconstruct(self, count: int, fill: Fill, take: Take) -> None:
         def some(first: int) -> None:
-            patches = torch.empty(min(self.AT_ONCE, count - first), *self._shape)
-            fill(first, patches)
-            take(first, patches, self._model(patches))
-            patches.fill_(float("nan"))  # they are overwritten afterwards
+            with torch.inference_mode():  # as a Runner
+                patches = torch.empty(min(self.AT_ONCE, count - first), *self._shape)
+                fill(first, patches)
+                take(first, patches, self._model(patches))
+                patches.fill_(float("nan"))  # they are overwritten afterwards
 
         shared_out(some, range(0, count, self.AT_ONCE), 2)
 

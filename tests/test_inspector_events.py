@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any
@@ -17,12 +19,12 @@ from numpy.typing import NDArray
 from linescan.config import ImageBand, InspectionSettings, Lane, Selvage, SsimSettings
 from linescan.errors import InspectionError
 from linescan.inspection.calibration import ColumnCalibration
-from linescan.inspection.inspector import Inspector
+from linescan.inspection.inspector import FinalBand, Inspector
 from linescan.inspection.placement import Footprint
 from linescan.inspection.rows import Rows
 from linescan.messages import Gap, Region
 from tests import reference
-from tests.inspection_kit import Case, Model, Pixels, Record, feed, nothing, ramp, run, scores
+from tests.inspection_kit import Case, Model, Pixels, Record, SideBySide, feed, nothing, ramp, run, scores
 
 few = settings(max_examples=60, derandomize=True, deadline=None, database=None, suppress_health_check=list(HealthCheck))
 PATCH, STRIDE = 16, 8
@@ -568,3 +570,54 @@ def test_sixteen_bit_and_eight_bit_lines_of_one_web_score_alike() -> None:
         run(Case(settings_of(), Footprint(24, depth), [pixels]), [9]) for depth, pixels in ((8, eight), (16, sixteen))
     ]
     np.testing.assert_allclose(scores(records[0]), scores(records[1]), atol=1e-6)
+
+
+# ------------------------------------------------------------------------------------------------ the model's calls
+
+
+class Watched:
+    """A plain model that says how many patches it takes at once, and notes how many it got."""
+
+    def __init__(self, at_once: int) -> None:
+        self.at_once = at_once
+        self.sizes: list[int] = []
+
+    def __call__(self, patches: torch.Tensor) -> torch.Tensor:
+        self.sizes.append(len(patches))
+        return ramp(patches)
+
+
+@pytest.mark.parametrize(("at_once", "sizes"), [(1, [256, 34]), (96, [192, 98]), (300, [290])])
+def test_a_plain_model_gets_whole_multiples_of_what_it_takes_at_once(at_once: int, sizes: list[int]) -> None:
+    model = Watched(at_once)
+    wide = PATCH + 144 * STRIDE
+    Inspector(settings_of(), Footprint(wide), model).push(textured(PATCH + STRIDE, wide))
+    assert model.sizes == sizes
+
+
+@pytest.mark.parametrize("model", [failing(float("nan")), SideBySide(failing(float("nan")), (1, PATCH, PATCH))])
+def test_bands_of_a_fault_are_tensors_like_all_others(model: Model) -> None:
+    bands: list[FinalBand] = []
+    inspector = Inspector(settings_of(), Footprint(40), model, on_band=bands.append)
+    pixels = textured(6 * PATCH, 40)
+    pixels[2 * PATCH, :] = 255
+    for first in range(0, len(pixels), STRIDE):
+        inspector.push(pixels[first : first + STRIDE])
+    inspector.finish()
+    assert any(band.band.faulty.any() for band in bands)
+    for band in bands:
+        assert not any(value.is_inference() for value in vars(band.band).values() if isinstance(value, torch.Tensor))
+
+
+def test_an_ended_segment_is_freed_at_once() -> None:
+    """Its rows are a device's memory."""
+    inspector = Inspector(settings_of(), Footprint(40), ramp)
+    inspector.push(textured(3 * PATCH, 40))
+    assert inspector._running is not None
+    segment = weakref.ref(inspector._running.segment)
+    gc.disable()
+    try:
+        inspector.finish()
+        assert segment() is None
+    finally:
+        gc.enable()

@@ -80,4 +80,9 @@ def test_patches_cut_and_added_back_are_the_web(blend: Blend, columns: int, stri
     by_blocks = torch.zeros(3, 16, row.width)
     row._add_by_blocks(weighted, by_blocks, 0)
     assert torch.equal(by_blocks, total)  # as a device adds them
+    for first in range(1, len(row)):
+        one, other = torch.zeros_like(total), torch.zeros_like(total)
+        row.add(weighted[first:], one, first)
+        row._add_by_blocks(weighted[first:], other, first)
+        assert torch.equal(one, other)
     torch.testing.assert_close((total / row.weight_sum)[..., :columns], web, rtol=1e-5, atol=1e-6)

@@ -17,7 +17,6 @@ from linescan.bench.naive import naive_inspection
 from linescan.bench.web import web
 from linescan.bench.whole import Web, inspect
 from linescan.config import InspectionSettings, SsimSettings
-from linescan.inspection.patches import reflect_sides
 from linescan.inspection.residual import residual
 from linescan.inspection.ssim import gaussian_weights, smooth
 from linescan.models.runner import Execution, Runner
@@ -97,11 +96,8 @@ def _ssim_maps(grey: Tensor) -> list[Rival]:
 def _own_map(web: Tensor, reconstruction: Tensor, ssim: SsimSettings) -> Tensor:
     """As the engine computes it, at every pixel of H×W images."""
     reach = ssim.window // 2
-    x, y = (
-        reflect_sides(torch.nn.functional.pad(one[None], [0, 0, reach, reach], mode="reflect"), reach)
-        for one in (web, reconstruction)
-    )
-    return residual(x, y, InspectionSettings(ssim=ssim, threshold=0))
+    x, y = (torch.nn.functional.pad(one[None], [0, 0, reach, reach], mode="reflect") for one in (web, reconstruction))
+    return residual(x, y, InspectionSettings(ssim=ssim, threshold=0), reflecting=True)
 
 
 def _in_turns(job: str, pixels: int, own: tuple[str, Make], rivals: list[tuple[str, Make, str]]) -> list[Rival]:

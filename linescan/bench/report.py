@@ -21,9 +21,11 @@ def of_end_to_end(result: EndToEnd, execution: Execution) -> str:
 
 
 def of_ceilings(ceilings: Ceilings, execution: Execution) -> str:
-    threads = "one thread" if execution.threads == 1 else f"{execution.threads} threads"
+    where = "one thread" if execution.threads == 1 else f"{execution.threads} threads"
+    if execution.device == "cuda":
+        where = "the GPU"
     return (
-        f"ceilings, {threads}: matrix product {ceilings.model_flop_per_second / 1e9:.0f} GFLOP/s in "
+        f"ceilings, {where}: matrix product {ceilings.model_flop_per_second / 1e9:.0f} GFLOP/s in "
         f"{execution.precision}, {ceilings.float32_flop_per_second / 1e9:.0f} in float32; "
         f"copy {ceilings.bytes_per_second / 1e9:.1f} GB/s"
     )

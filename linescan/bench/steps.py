@@ -107,7 +107,7 @@ def measure_steps(setup: Setup, execution: Execution, stride: int, asked: Web, c
         rounds.append({**clock.seconds, REST: roll.seconds - sum(clock.seconds.values())})
     settings = setup.settings.model_copy(update={"stride": stride})
     number_bytes = number_type(execution).itemsize
-    work = steps_work(settings, asked.pixels, roll.patches, number_bytes)
+    work = steps_work(settings, asked.pixels, roll.patches, runner.dtype.itemsize)
     work[MODEL] = model_work(setup.bundle.metadata, roll.patches, -(-roll.patches // execution.batch), number_bytes)
     seconds = {name: statistics.median(one[name] for one in rounds) for name in rounds[0]}
     total = sum(seconds.values())

@@ -105,11 +105,12 @@ def _speed(args: argparse.Namespace, setup: Setup, chosen: Execution, asked: Web
     bare = bare_table(setup, chosen.device, sorted({1, available_threads()}), precisions)
     for name, rate in bare.items():
         print(f"bare forward, {name}: {rate:.0f} patches/s", flush=True)
-    alone = replace(chosen, threads=1)
+    alone = replace(chosen, threads=1)  # as the steps are measured
     ceilings = measure_ceilings(alone)
     print(of_ceilings(ceilings, alone), flush=True)
     figures: dict[str, Any] = {
-        "execution": chosen.as_dict(), "bare_patches_per_second": bare, "ceilings": vars(ceilings),
+        "execution": chosen.as_dict(), "bare_patches_per_second": bare,
+        "ceilings": {"threads": alone.threads, **vars(ceilings)},
         "web": vars(asked), "end_to_end": [], "steps": {}, "compared": [],
     }  # fmt: skip
     own, patch_size = setup.settings.stride, setup.settings.patch_size

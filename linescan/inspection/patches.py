@@ -115,7 +115,8 @@ class PatchRow:
     def cut(self, rows: Tensor, place: Tensor, first: int = 0) -> None:
         """Copies patches first, first + 1, … of C×P×W rows into N×C×P×P `place`."""
         p = self.patch_size
-        rows = take(rows, -1, self._fill) if self.width > self.columns else rows[..., : self.columns]
+        if self.width > self.columns:
+            rows = take(rows, -1, self._fill)
         regular = rows.unfold(2, p, self._stride).permute(2, 0, 1, 3)[first : first + len(place)]
         place[: len(regular)].copy_(regular)
         if len(regular) < len(place):  # the clamped one

@@ -36,7 +36,7 @@ ABSURD = 1e4
 PATCHES_AT_ONCE = 1024  # grid rows of up to this many patches go through the stages together
 NO_STRIPS = Strips()
 DEVICE_PATCHES_AT_ONCE = 8192  # … on a device, where each call is a launch, whatever its size
-PLAIN_PIECE = 256  # patches of one call of a model that is a plain function
+PLAIN_PIECE = 256  # patches of one call of a model that is a plain function, if it does not take more at once
 
 
 class Segment:
@@ -80,7 +80,8 @@ class Segment:
         self._rows_at_once = max(1, most // len(self._grid))
         self._reconstruct = reconstruct
         self._dtype: torch.dtype = getattr(reconstruct, "dtype", torch.float32)
-        self._through: Through = getattr(reconstruct, "reconstruct", self._plainly)
+        at_once: int = getattr(reconstruct, "at_once", 1)
+        self._piece = max(1, PLAIN_PIECE // at_once) * at_once
 
         first = first_row_needed(settings, resume_row)
         self._grid_row = first // settings.stride
@@ -140,8 +141,9 @@ class Segment:
         """Reconstructs the patches of some line anchors and adds them in (line, column) order."""
         self._make_room(lines)
         # in the model's precision already: a pixel goes into many patches
-        web = self._web.all()[..., max(lines[0] - self._web.first, 0) :, :].to(self._dtype)
-        rows = [take(web, -2, self._patch_rows(line, self._web.end - web.shape[-2])) for line in lines]
+        first, end = lines[0] - self._web.first, lines[-1] + self._settings.patch_size - self._web.first
+        web = self._web.all()[..., first:end, :].to(self._dtype)
+        rows = [take(web, -2, self._patch_rows(line, lines[0])) for line in lines]
         totals = [self._covered(self._total, line) for line in lines]
         adding = InTurn()
 
@@ -159,7 +161,8 @@ class Segment:
                     self._mark(lines[i], ~sound[part].all())
                 self._grid.add(weighted[part], totals[i], column)
 
-        self._through(len(lines) * len(self._grid), fill, take_in)
+        through: Through = getattr(self._reconstruct, "reconstruct", self._plainly)
+        through(len(lines) * len(self._grid), fill, take_in)
 
     def _spans(self, first: int, count: int) -> Iterator[tuple[int, int, slice]]:
         """Of some patches in a row: number of their line anchor, of the first on it, and their place among them."""
@@ -171,8 +174,8 @@ class Segment:
     def _plainly(self, count: int, fill: Fill, take_in: Take) -> None:
         """`Runner.reconstruct` with a model that is a plain function."""
         settings = self._settings
-        for first in range(0, count, PLAIN_PIECE):
-            size = min(PLAIN_PIECE, count - first), settings.channels, settings.patch_size, settings.patch_size
+        for first in range(0, count, self._piece):
+            size = min(self._piece, count - first), settings.channels, settings.patch_size, settings.patch_size
             patches = torch.empty(size, dtype=self._dtype, device=self._device)
             fill(first, patches)
             take_in(first, patches, self._reconstruct(patches))
@@ -227,6 +230,7 @@ class Segment:
         unmarked = self._reached(lines[-1]) - self._faults.end
         if unmarked > 0:
             self._faults.append(torch.zeros(unmarked, 1, dtype=torch.bool, device=self._device))
+            self._faults.all()  # in one piece now: those who mark are in inference mode, what they make stays in it
         for line in lines:
             self._covered(self._weight, line).add_(self._grid.weight_sum)
 
@@ -260,7 +264,7 @@ class Segment:
     def _residual_rows(self, first: int, end: int) -> Tensor:
         reach = self._reach
         web, mean = (maps.get(first - reach, end + reach) for maps in (self._web, self._mean))
-        return residual(web[..., : self._columns], mean, self._settings, reflecting=True)
+        return residual(web, mean, self._settings, reflecting=True)
 
     def _take_mean(self) -> None:
         """The mean over the patches that cover a pixel, of the rows that became final."""

@@ -73,8 +73,8 @@ class Runner:
     Of a VAE these are the mean and the variance of its samples, N×2C×P×P.
 
     A patch's result is the same at every place of a batch of one size, so how patches are grouped does not show; the
-    last forward is filled up with patches that do not count. On a CPU each thread does forwards of its own (a call is
-    best of whole multiples of `at_once` patches); on a device the forward is replayed as one launch, and
+    last forward is filled up with patches that do not count. On a CPU each thread does forwards of its own (best are
+    whole multiples of `at_once` patches); on a device the forward is replayed as one launch, and
     belongs into the compute queue, as all that uses its buffers does.
 
     Args:

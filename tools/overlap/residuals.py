@@ -16,7 +16,7 @@ from linescan.training.metrics import PixelScores
 from overlap.passes import CPU, Patches, all_patches, blended, residual_of, smoothed
 from overlap.sets import Web, WebSet
 
-OWN = "the engine's own"
+OWN = "reconstructions averaged, stride 64"
 STRIDE, OTHERS = 64, (90, 112)  # the two of the ensemble together do five sixths of the work of the first
 BATCH = 32
 Forward = Callable[[Tensor], tuple[Tensor, Tensor]]
@@ -48,7 +48,7 @@ def residuals(web: Tensor, settings: InspectionSettings, runner: Runner) -> Iter
     yield f"lower of strides {names}", torch.stack(others).amin(0)
     yield "Gaussian window of 11", residual_of(web, mean, _windowed(settings, kind="gaussian", window=11))
     for window in (7, 21):
-        yield f"uniform window of {window}", residual_of(web, mean, _windowed(settings, window=window))
+        yield f"uniform window of {window}", residual_of(web, mean, _windowed(settings, kind="uniform", window=window))
     half = _enlarged(residual_of(_halved(web), _halved(mean), settings), web)
     yield "at half the size", half
     yield "mean of both sizes", (own + half) / 2
@@ -103,9 +103,9 @@ def _windowed(settings: InspectionSettings, **changes: object) -> InspectionSett
 
 
 def _halved(maps: Tensor) -> Tensor:
-    return torch.nn.functional.avg_pool2d(maps[None], 2)[0]
+    return torch.nn.functional.avg_pool2d(maps[None], 2, ceil_mode=True)[0]
 
 
 def _enlarged(residual: Tensor, web: Tensor) -> Tensor:
-    size = tuple(web.shape[-2:])
-    return torch.nn.functional.interpolate(residual[None, None], size=size, mode="bilinear", align_corners=False)[0, 0]
+    doubled = torch.nn.functional.interpolate(residual[None, None], scale_factor=2, mode="bilinear")[0, 0]
+    return doubled[: web.shape[-2], : web.shape[-1]]
