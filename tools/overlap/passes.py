@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -69,29 +69,27 @@ def all_patches(web: Tensor, size: int, stride: int, forward: Forward) -> Patche
 
 def blended(patches: Patches, factor: int, blend: Blend, squared: bool = False) -> Tensor:
     """Weighted mean of the reconstructions, or of their squares, that cover each pixel: 1×H×W."""
-    grid = PatchRow(patches.width, patches.size, factor * patches.stride, blend, CPU)
-    total = torch.zeros(1, patches.height, patches.width)
-    weight = torch.zeros(patches.height, patches.width)
     lines, columns = patches.kept(factor)
-    for line in lines:
-        rows = slice(patches.lines[line], patches.lines[line] + patches.size)
-        row = patches.reconstructions[line, columns].float()
-        grid.add(grid.weigh(row * row if squared else row.clone()), total[:, rows])
-        weight[rows] += grid.weight_sum
-    return total / weight
+    rows = (patches.reconstructions[line, columns].float() for line in lines)
+    return weighted_mean(patches, factor, blend, (row * row if squared else row.clone() for row in rows))
 
 
 def spread(patches: Patches, factor: int, blend: Blend, values: Tensor) -> Tensor:
     """Weighted mean at each pixel of one value for each kept patch (lines×columns of the coarse grid): H×W."""
+    rows = (row.float().view(-1, 1, 1, 1).repeat(1, 1, patches.size, patches.size) for row in values)
+    return weighted_mean(patches, factor, blend, rows)[0]
+
+
+def weighted_mean(patches: Patches, factor: int, blend: Blend, rows: Iterable[Tensor]) -> Tensor:
+    """Of maps of the kept patches, N×1×P×P for each kept line, which are overwritten: 1×H×W."""
     grid = PatchRow(patches.width, patches.size, factor * patches.stride, blend, CPU)
     total = torch.zeros(1, patches.height, patches.width)
     weight = torch.zeros(patches.height, patches.width)
-    for line, row in zip(patches.kept(factor)[0], values, strict=True):
-        rows = slice(patches.lines[line], patches.lines[line] + patches.size)
-        everywhere = row.float().view(-1, 1, 1, 1).repeat(1, 1, patches.size, patches.size)
-        grid.add(grid.weigh(everywhere), total[:, rows])
-        weight[rows] += grid.weight_sum
-    return (total / weight)[0]
+    for line, row in zip(patches.kept(factor)[0], rows, strict=True):
+        covered = slice(patches.lines[line], patches.lines[line] + patches.size)
+        grid.add(grid.weigh(row), total[:, covered])
+        weight[covered] += grid.weight_sum
+    return total / weight
 
 
 def residual_of(web: Tensor, mean: Tensor, settings: InspectionSettings) -> Tensor:

@@ -10,10 +10,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from linescan.config import InspectionSettings
-from linescan.inspection.patches import PatchRow
 from linescan.models.runner import Execution, Runner
 from linescan.training.metrics import PixelScores
-from overlap.passes import CPU, Patches, all_patches, blended, residual_of, smoothed
+from overlap.passes import Patches, all_patches, blended, residual_of, smoothed, weighted_mean
 from overlap.sets import Web, WebSet
 
 OWN = "reconstructions averaged, stride 64"
@@ -57,18 +56,16 @@ def residuals(web: Tensor, settings: InspectionSettings, runner: Runner) -> Iter
 
 def averaged(web: Tensor, patches: Patches, settings: InspectionSettings) -> Tensor:
     """Each patch's own residual, windows reflected at its borders, blended as reconstructions are: H×W."""
-    grid = PatchRow(patches.width, patches.size, patches.stride, "hann", CPU)
-    total = torch.zeros(1, patches.height, patches.width)
-    weight = torch.zeros(patches.height, patches.width)
-    for line, reconstructions in zip(patches.lines, patches.reconstructions, strict=True):
-        rows = slice(line, line + patches.size)
-        own = [
-            residual_of(web[:, rows, column : column + patches.size], one.float(), settings)[None]
-            for column, one in zip(patches.columns, reconstructions, strict=True)
-        ]
-        grid.add(grid.weigh(torch.stack(own)), total[:, rows])
-        weight[rows] += grid.weight_sum
-    return (total / weight)[0]
+
+    def own(line: int, reconstructions: Tensor) -> Tensor:
+        band = web[:, line : line + patches.size]
+        pairs = zip(patches.columns, reconstructions.float(), strict=True)
+        return torch.stack(
+            [residual_of(band[..., column : column + patches.size], one, settings)[None] for column, one in pairs]
+        )
+
+    rows = (own(*row) for row in zip(patches.lines, patches.reconstructions, strict=True))
+    return weighted_mean(patches, 1, "hann", rows)[0]
 
 
 class Judged:
