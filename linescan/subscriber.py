@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import Counter, OrderedDict
+from collections import Counter, OrderedDict, deque
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -21,7 +21,8 @@ from linescan.transport.zeromq import ZmqNetwork
 
 ASK_S = 0.5  # between tries to fetch what is missing
 PORTION = 200  # events asked for at once
-HELD = 10_000  # events kept beyond a hole, and names kept of those that came before they had a number
+HELD = 10_000  # events kept beyond a hole or until they are taken, and names of those that came without a number
+AT_ONCE = 1000  # messages read in one call: who speaks without end does not keep the caller
 POLL_S = 0.2
 
 Name = tuple[str, int, int]  # of an event, for ever: camera, epoch, origin
@@ -71,19 +72,28 @@ class Subscriber:
         self._from_now = since is None
         self._known_last = -1  # of the publisher; −1: it has not said
         self._held: dict[int, Published] = {}
+        self._ready: deque[Event] = deque()  # in order, until they are taken
         self._passing: OrderedDict[Name, Published] = OrderedDict()  # without a number, until all before is delivered
         self._volatile: OrderedDict[Name, None] = OrderedDict()  # delivered before they were numbered
         self._asked_ns = -(1 << 62)
         self.counters: Counter[str] = Counter()
 
-    def take(self, timeout_s: float = 0.0) -> list[Event]:
-        """What is next, in order; empty where nothing came within the time."""
-        if timeout_s:
+    def take(self, timeout_s: float = 0.0, most: int | None = None) -> list[Event]:
+        """What is next, in order, at most so many; empty where nothing came within the time.
+
+        Heartbeats and progress are told whatever `most` is; events that are not taken wait in memory up to a bound, and
+        those beyond it in the journal.
+        """
+        if timeout_s and not (self._ready and most != 0):
             self._network.wait((self._live, self._backfill), timeout_s)
-        events: list[Event] = []
         for link in (self._live, self._backfill):
-            while (received := link.receive()) is not None:
-                events += self._take(received.message)
+            for _ in range(AT_ONCE):
+                if (received := link.receive()) is None:
+                    break
+                self._take(received.message)
+        self._deliver()
+        count = len(self._ready) if most is None else min(most, len(self._ready))
+        events = [self._ready.popleft() for _ in range(count)]
         self._ask()
         return events
 
@@ -91,12 +101,12 @@ class Subscriber:
         self._live.close()
         self._backfill.close()
 
-    def _take(self, message: Message) -> list[Event]:
+    def _take(self, message: Message) -> None:
         if isinstance(message, Published):
-            return self._take_published(message)
-        if isinstance(message, Caught):
-            return self._take_caught(message)
-        if isinstance(message, Status):
+            self._take_published(message)
+        elif isinstance(message, Caught):
+            self._take_caught(message)
+        elif isinstance(message, Status):
             if message.stage == "publisher":
                 self._known_last = max(self._known_last, message.counters.get("last_sequence", -1))
             self._on_status(message)
@@ -104,9 +114,8 @@ class Subscriber:
             self._on_progress(message)
         else:
             self.counters["unexpected"] += 1
-        return []
 
-    def _take_published(self, published: Published) -> list[Event]:
+    def _take_published(self, published: Published) -> None:
         if self.run and published.run != self.run:
             self._begin_run(published.run)
         if published.sequence is None:
@@ -114,38 +123,37 @@ class Subscriber:
                 self._passing[_name(published)] = published
             if len(self._passing) > HELD:  # it comes again with a number
                 self._passing.popitem(last=False)
-            return self._deliver()
-        if not self.run or self._from_now:
-            self._asked_ns = -(1 << 62)  # where to begin is asked first
+        else:
+            if not self._knows_where:
+                self._asked_ns = -(1 << 62)  # where to begin is asked first
             self._hold(published)
-            return []
-        self._hold(published)
-        return self._deliver()
+        self._deliver()
 
     def _hold(self, published: Published) -> None:
         sequence = published.sequence or 0
-        if sequence > self.last and (len(self._held) < HELD or sequence == self.last + 1):
+        has_room = len(self._ready) < HELD and (len(self._held) < HELD or sequence == self.last + 1)
+        if sequence > self.last and has_room:
             self._held[sequence] = published
         self._known_last = max(self._known_last, sequence)
 
-    def _take_caught(self, caught: Caught) -> list[Event]:
+    def _take_caught(self, caught: Caught) -> None:
         if caught.run != self.run:
             if self.run:
                 self._begin_run(caught.run)
             self.run = caught.run
         if self._from_now:
             self._from_now = False
-            self.last = caught.last
+            self._go_to(caught.last)
         if caught.up_to > caught.last:  # asked with a number that the journal does not have: another copy of it
-            self.last = self._known_last = caught.last
+            self._go_to(caught.last)
+            self._known_last = caught.last
         self._known_last = max(self._known_last, caught.last)
         if self.last < caught.oldest - 1:
             self.counters["missed"] += caught.oldest - 1 - self.last  # deleted by the journal's retention
-            self.last = caught.oldest - 1
-        events = self._deliver()
+            self._go_to(caught.oldest - 1)
+        self._deliver()
         if self.last < self._known_last:
             self._asked_ns = -(1 << 62)
-        return events
 
     def _begin_run(self, run: str) -> None:
         """The journal is another one: its rows count from 1."""
@@ -157,41 +165,48 @@ class Subscriber:
         self._backfill.reconnect()  # what the journal before still answers would be taken for its successor's
         self._asked_ns = -(1 << 62)
 
-    def _deliver(self) -> list[Event]:
-        events: list[Event] = []
-        for sequence in [one for one in self._held if one <= self.last]:
-            del self._held[sequence]
+    def _go_to(self, last: int) -> None:
+        self.last = last
+        self._held = {sequence: published for sequence, published in self._held.items() if sequence > last}
+
+    def _deliver(self) -> None:
+        if not self._knows_where:
+            return
         while (published := self._held.pop(self.last + 1, None)) is not None:
             self.last += 1
             self._passing.pop(_name(published), None)
             if self._volatile.pop(_name(published), 0) is None:
                 continue  # was delivered when it had no number yet
-            events += self._event(published)
-        while self._is_complete and self._passing:
+            self._make_ready(published)
+        while self._is_complete and self._passing and len(self._ready) < HELD:
             name, published = self._passing.popitem(last=False)
             self._volatile[name] = None
-            events += self._event(published)
+            self._make_ready(published)
         while len(self._volatile) > HELD:
             self._volatile.popitem(last=False)
-        return events
+
+    @property
+    def _knows_where(self) -> bool:
+        """Whether the journal, and where in it to begin, is known."""
+        return bool(self.run) and not self._from_now
 
     @property
     def _is_complete(self) -> bool:
         """Whether all that is known to be in the journal is delivered."""
-        return bool(self.run) and not self._from_now and self._known_last <= self.last and not self._held
+        return self._knows_where and self._known_last <= self.last and not self._held
 
-    def _event(self, published: Published) -> list[Event]:
+    def _make_ready(self, published: Published) -> None:
         try:
             message = decode(published.event)
         except MessageError:
             self.counters["garbage"] += 1
-            return []
-        return [
+            return
+        self._ready.append(
             Event(message, published.run, published.sequence, published.utc_ns, published.needed_ns, published.replayed)
-        ]
+        )
 
     def _ask(self) -> None:
-        if self._is_complete or self._clock() - self._asked_ns < ASK_S * 1e9:
+        if self._is_complete or len(self._ready) >= HELD or self._clock() - self._asked_ns < ASK_S * 1e9:
             return
         self._asked_ns = self._clock()
         limit = 0 if self._from_now else PORTION

@@ -110,6 +110,10 @@ class StandIn:
             if heard:
                 self._said.put(("event", row))
 
+    @property
+    def has_said_all(self) -> bool:
+        return self._said.empty()
+
     def progress(self, progress: Progress) -> None:
         self._said.put(("progress", progress))
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from linescan.codec import encode
 from linescan.errors import ConfigError
 from linescan.messages import Ack, Caught, Gap, Message, Progress, Published, Since, Status
-from linescan.subscriber import HELD, PORTION, Event, Subscriber, subscribe
+from linescan.subscriber import AT_ONCE, HELD, PORTION, Event, Subscriber, subscribe
 from linescan.transport.memory import MemoryNetwork
 from linescan.transport.network import Network
 from linescan.transport.zeromq import ZmqNetwork
@@ -266,13 +266,73 @@ def test_a_subscriber_far_behind_holds_no_more_than_it_may(network: MemoryNetwor
     source.publish(0, heard=False)
     for number in range(1, HELD + 200):
         source.publish(number)
-    told.turn(None, 1)
+    told.turn(None, HELD // AT_ONCE + 1)
     assert len(told.subscriber._held) == HELD
     told.turn(source, HELD // PORTION + 10)
     assert told.numbers == list(range(HELD + 200))
 
 
 # ------------------------------------------------------------------------------------------------ publishers
+
+
+def test_who_takes_no_events_holds_no_more_than_it_may_and_hears_heartbeats(network: MemoryNetwork) -> None:
+    source, heard = Source(network), []
+    told = Told(network, 0, on_status=heard.append)
+    told.turn(source)
+    for number in range(HELD + 500):
+        source.publish(number)
+    for _ in range(30):
+        told.clock.advance(1)
+        source.report()
+        assert told.subscriber.take(most=0) == []
+        source.answer()
+    assert len(heard) == 30
+    assert len(told.subscriber._ready) + len(told.subscriber._held) == HELD
+    asked = len(source.asked)
+    told.clock.advance(1)
+    told.subscriber.take(most=0)
+    source.answer()
+    assert len(source.asked) == asked  # what there is no room for is not asked for again and again
+    while len(told.numbers) < HELD + 500:
+        told.clock.advance(1)
+        came = told.subscriber.take(most=300)
+        assert 0 < len(came) <= 300
+        told.events += came
+        source.answer()
+    assert told.numbers == list(range(HELD + 500))
+
+
+def test_a_publisher_that_never_pauses_does_not_keep_the_caller(network: MemoryNetwork) -> None:
+    source, told = Source(network), Told(network, 0)
+    told.turn(source)
+    spoken = 0
+
+    def speak_again(_status: Status) -> None:
+        nonlocal spoken
+        spoken += 1
+        assert spoken < 20 * AT_ONCE, "take() does not come back"
+        source.report()
+
+    told.subscriber._on_status = speak_again
+    source.report()
+    told.subscriber.take()
+    assert spoken == AT_ONCE
+
+
+def test_events_of_the_journal_before_are_not_lost_where_another_comes_before_they_were_taken(
+    network: MemoryNetwork,
+) -> None:
+    source, told = Source(network), Told(network, 0)
+    told.turn(source)
+    for number in range(5):
+        source.publish(number)
+    told.events += told.subscriber.take(most=2)
+    source.close()
+    again = Source(network, run="run-2")
+    again.publish(7)
+    told.turn(again)
+    assert told.numbers == [0, 1, 2, 3, 4, 7]
+    assert [one.run for one in told.events] == ["run-1"] * 5 + ["run-2"]
 
 
 def test_a_publisher_that_is_started_anew(network: MemoryNetwork) -> None:

@@ -135,10 +135,7 @@ class MqttBridge:
     # ------------------------------------------------------------------------------------------ from the line
 
     def _take(self, wait_s: float) -> None:
-        if len(self._waiting) >= HELD:  # what comes meanwhile is fetched from the journal later
-            time.sleep(wait_s)
-            return
-        came = self._events.take(wait_s)
+        came = self._events.take(wait_s, max(HELD - len(self._waiting), 0))
         if self._bookmark.sequence is None and self._events.run:  # the very first start: from here on
             numbers = [event.sequence for event in came if event.sequence is not None]
             self._bookmark.run = self._events.run
