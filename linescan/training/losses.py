@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+
 import torch
 from torch import Tensor, nn
 
@@ -9,6 +12,7 @@ from linescan.config import Method, SsimSettings, TrainingSettings
 from linescan.errors import ConfigError
 from linescan.inspection.ssim import dissimilarity, window_mean_reflected
 from linescan.models.autoencoder import Model, VariationalAutoencoder
+from linescan.training.gradients import QuickGradients, can_differentiate, channels_last, mean_dissimilarity
 
 
 def reconstruction_loss(method: Method, patches: Tensor, reconstruction: Tensor, ssim: SsimSettings) -> Tensor:
@@ -18,6 +22,8 @@ def reconstruction_loss(method: Method, patches: Tensor, reconstruction: Tensor,
     pixels count less, and the web's edges reconstruct twice as badly as its middle (docs/decisions/003).
     """
     if method == "ssim":
+        if can_differentiate(reconstruction, ssim):
+            return mean_dissimilarity(patches, reconstruction, ssim)
         return dissimilarity(patches, reconstruction, ssim, window_mean_reflected).mean()
     return ((patches - reconstruction) ** 2).mean()
 
@@ -57,7 +63,7 @@ class Objective:
         settings, pixels = self._settings, patches[0].numel()
         if isinstance(model, VariationalAutoencoder):
             with self._half():
-                mean, log_variance = model.encode(patches.contiguous(memory_format=torch.channels_last))
+                mean, log_variance = model.encode(channels_last(patches))
             latent = mean + torch.exp(0.5 * log_variance) * _normal(mean, generator)
             with self._half():
                 reconstruction = model.decode(latent)
@@ -76,11 +82,14 @@ class Objective:
     def reconstruct(self, model: Model, patches: Tensor) -> Tensor:
         """The model's reconstructions as in inspection, float32 N×C×P×P; of a VAE the mean of its samples."""
         with self._half():
-            reconstruction: Tensor = model(patches.contiguous(memory_format=torch.channels_last))
+            reconstruction: Tensor = model(channels_last(patches))
         return reconstruction.float().contiguous()
 
-    def _half(self) -> torch.autocast:
-        return torch.autocast(self._device.type, torch.bfloat16, enabled=self._settings.precision == "bfloat16")
+    @contextmanager
+    def _half(self) -> Iterator[None]:
+        half = torch.autocast(self._device.type, torch.bfloat16, enabled=self._settings.precision == "bfloat16")
+        with half, QuickGradients() if self._device.type == "cpu" else nullcontext():
+            yield
 
 
 def _normal(like: Tensor, generator: torch.Generator) -> Tensor:

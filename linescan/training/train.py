@@ -19,6 +19,7 @@ from linescan.models.memory import keep_freed_memory
 from linescan.training.agreement import agreement
 from linescan.training.augmentation import augment, spoilt
 from linescan.training.dataset import GoodImages, PatchSampler
+from linescan.training.gradients import channels_last
 from linescan.training.losses import Objective
 
 CHECKPOINT_FORMAT = 2  # since 2 the losses are sums over a patch, and Adam's moments with them
@@ -109,7 +110,7 @@ class Trainer:
         squares = 0.0
         with torch.inference_mode():
             for part in torch.split(self._validation, 64):
-                mean, variance = self.model.moments(part.contiguous(memory_format=torch.channels_last)).chunk(2, 1)
+                mean, variance = self.model.moments(channels_last(part)).chunk(2, 1)
                 squares += float(((part - mean) ** 2 + variance).sum())
         return max(squares / self._validation.numel(), MIN_NOISE_VARIANCE)
 
