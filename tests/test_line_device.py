@@ -95,7 +95,7 @@ def test_results_that_come_late_are_the_same(folders: Any, seed: int, heights: l
 def test_what_is_under_way_is_told_when_no_frame_comes(folders: Any) -> None:
     desk, camera, _ = started(folders())
     desk.feed(camera, web(200), turns=1)
-    inspector = desk.workers[0]._inspector
+    inspector = desk.workers[0]._inspection._inspector
     assert inspector is not None
     desk.turn(5)
     assert inspector.settled
@@ -109,7 +109,7 @@ def test_a_device_without_memory_gets_smaller_batches_and_a_new_segment(folders:
     desk, camera, failing = started(folders())
     pixels = web(LINES, 5)
     desk.feed(camera, pixels[:200])
-    engine = desk.workers[0]._engine
+    engine = desk.workers[0]._inspection._engine
     failing.append(OutOfMemory("CUDA out of memory"))
     desk.feed(camera, pixels[200:], turns=turns)
     desk.turn(40, 0.15)

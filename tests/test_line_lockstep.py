@@ -386,10 +386,10 @@ def test_a_worker_with_other_settings_does_not_go_on(tmp_path: Path, toy: Path, 
 def test_a_device_without_memory_gets_smaller_batches(desk: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(worker_module, "OutOfMemory", MemoryError)
     line, camera = desk()
-    engine = line.workers[0]._engine
+    engine = line.workers[0]._inspection._engine
     pixels = web(400, 5)
     line.feed(camera, pixels[:200])
-    inspector = line.workers[0]._inspector
+    inspector = line.workers[0]._inspection._inspector
     monkeypatch.setattr(inspector, "push", lambda *_: (_ for _ in ()).throw(MemoryError()))
     line.feed(camera, pixels[200:])
     assert line.workers[0].counters["out_of_memory"] == 1
@@ -868,8 +868,8 @@ def test_what_does_not_belong_to_the_frames_stream_is_counted(desk: Any) -> None
     line.acquire._server._lease.sequence += 3
     line.turn(10)
     assert worker.counters["old_epochs"] == 1
-    assert worker.counters["of_no_roll"] == 2
-    assert worker.counters["garbage"] == 1
+    assert worker.status().counters["of_no_roll"] == 2
+    assert worker.status().counters["garbage"] == 1
     assert worker.status().counters["dropped_garbage"] == 1
     line.feed(camera, web(100))
     assert end_roll(line).lines == 196
