@@ -88,7 +88,7 @@ class JournalSettings(Settings):
     keep_days: Annotated[float, Field(gt=0)] = 90.0
     keep_mib: Annotated[int, Field(ge=1)] = 2048
     commit_ms: Annotated[int, Field(ge=0, le=1000)] = 20
-    memory_events: Annotated[int, Field(ge=16)] = 10_000  # kept in memory while the disk is full
+    memory_events: Annotated[int, Field(ge=16, le=10_000)] = 10_000  # kept in memory while the disk is full
 
 
 class Recording(Settings):

@@ -15,14 +15,14 @@ from linescan.codec import decode
 from linescan.errors import MessageError
 from linescan.line import Line
 from linescan.messages import Caught, Message, Progress, Published, Since, Status
-from linescan.transport import Network
+from linescan.transport import Network, waiting
 from linescan.transport.keys import load_keys
 from linescan.transport.zeromq import ZmqNetwork
 
 ASK_S = 0.5  # between tries to fetch what is missing
 PORTION = 200  # events asked for at once
 HELD = 10_000  # events kept beyond a hole or until they are taken, and names of those that came without a number
-AT_ONCE = 1000  # messages read in one call: who speaks without end does not keep the caller
+AT_ONCE = 1000  # messages read in one call; more than the answer to one question, or answers would heap up
 POLL_S = 0.2
 
 Name = tuple[str, int, int]  # of an event, for ever: camera, epoch, origin
@@ -75,6 +75,7 @@ class Subscriber:
         self._ready: deque[Event] = deque()  # in order, until they are taken
         self._passing: OrderedDict[Name, Published] = OrderedDict()  # without a number, until all before is delivered
         self._volatile: OrderedDict[Name, None] = OrderedDict()  # delivered before they were numbered
+        self._doubted = False  # the publisher's journal ends before what was delivered: is it another one?
         self._asked_ns = -(1 << 62)
         self.counters: Counter[str] = Counter()
 
@@ -87,9 +88,7 @@ class Subscriber:
         if timeout_s and not (self._ready and most != 0):
             self._network.wait((self._live, self._backfill), timeout_s)
         for link in (self._live, self._backfill):
-            for _ in range(AT_ONCE):
-                if (received := link.receive()) is None:
-                    break
+            for received in waiting(link, AT_ONCE):
                 self._take(received.message)
         self._deliver()
         count = len(self._ready) if most is None else min(most, len(self._ready))
@@ -108,7 +107,9 @@ class Subscriber:
             self._take_caught(message)
         elif isinstance(message, Status):
             if message.stage == "publisher":
-                self._known_last = max(self._known_last, message.counters.get("last_sequence", -1))
+                last = message.counters.get("last_sequence", -1)
+                self._doubted |= 0 <= last < self.last
+                self._known_last = max(self._known_last, last)
             self._on_status(message)
         elif isinstance(message, Progress):
             self._on_progress(message)
@@ -147,12 +148,15 @@ class Subscriber:
         if caught.up_to > caught.last:  # asked with a number that the journal does not have: another copy of it
             self._go_to(caught.last)
             self._known_last = caught.last
-        self._known_last = max(self._known_last, caught.last)
+        if caught.up_to < caught.last:
+            self._known_last = max(self._known_last, caught.last)
+        else:  # all of it was sent; what was known of more was another copy's, or is held, or is told again
+            self._known_last = max(caught.last, *self._held) if self._held else caught.last
         if self.last < caught.oldest - 1:
             self.counters["missed"] += caught.oldest - 1 - self.last  # deleted by the journal's retention
             self._go_to(caught.oldest - 1)
         self._deliver()
-        if self.last < self._known_last:
+        if caught.up_to < caught.last:
             self._asked_ns = -(1 << 62)
 
     def _begin_run(self, run: str) -> None:
@@ -206,9 +210,10 @@ class Subscriber:
         )
 
     def _ask(self) -> None:
-        if self._is_complete or len(self._ready) >= HELD or self._clock() - self._asked_ns < ASK_S * 1e9:
+        needless = (self._is_complete and not self._doubted) or len(self._ready) >= HELD
+        if needless or self._clock() - self._asked_ns < ASK_S * 1e9:
             return
-        self._asked_ns = self._clock()
+        self._asked_ns, self._doubted = self._clock(), False
         limit = 0 if self._from_now else PORTION
         self._backfill.send(Since(self.run, self.last, limit))
 
@@ -227,22 +232,32 @@ class Events:
             self._network, line.events_endpoint, line.backfill_endpoint, since, **told
         )  # fmt: skip
         self._thread: ThreadPoolExecutor | None = None
+        self._came: deque[Event] = deque()  # and was not iterated over yet
 
     def take(self, timeout_s: float = POLL_S) -> list[Event]:
         """What came within the time; empty where nothing did."""
-        return self.subscriber.take(timeout_s)
+        came = [self._came.popleft() for _ in range(len(self._came))]
+        return came or self.subscriber.take(timeout_s)
 
     def __iter__(self) -> Iterator[Event]:
         while True:
-            yield from self.take()
+            self._fetch()
+            while self._came:
+                yield self._came.popleft()
 
     async def __aiter__(self) -> AsyncIterator[Event]:
         if self._thread is None:
             self._thread = ThreadPoolExecutor(1)  # sockets belong to one thread at a time
         loop = asyncio.get_running_loop()
         while True:
-            for event in await loop.run_in_executor(self._thread, self.take):
-                yield event
+            await loop.run_in_executor(self._thread, self._fetch)
+            while self._came:
+                yield self._came.popleft()
+
+    def _fetch(self) -> None:
+        """What came waits here, where a loop that was left or cancelled does not lose it."""
+        if not self._came:
+            self._came.extend(self.subscriber.take(POLL_S))
 
     def close(self) -> None:
         if self._thread is not None:

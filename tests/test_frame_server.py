@@ -20,7 +20,7 @@ from linescan.messages import (
     RollStart,
     Stamp,
 )
-from linescan.stages.frame_server import GENERATION_BITS, PING_S, FrameServer
+from linescan.stages.frame_server import GENERATION_BITS, MESSAGES_A_TURN, PING_S, FrameServer
 from linescan.stages.retention import Item, Retention
 from linescan.transport import Received, Sent
 from linescan.transport.memory import MemoryClient, MemoryNetwork, MemoryServer
@@ -94,6 +94,17 @@ def firsts(received: list[Received]) -> list[int]:
 @pytest.fixture
 def bench() -> Bench:
     return Bench()
+
+
+def test_who_speaks_without_end_does_not_keep_acquire_from_its_camera(bench: Bench) -> None:
+    client, epoch = bench.worker()
+    for _ in range(5 * MESSAGES_A_TURN):
+        client.send(Credit("cam0", epoch - 1, 1, "", 0, 0, False))
+    bench.server.turn()
+    assert bench.server.counters["old_epochs"] == MESSAGES_A_TURN
+    for _ in range(5):
+        bench.server.turn()
+    assert bench.server.counters["old_epochs"] == 5 * MESSAGES_A_TURN
 
 
 # ------------------------------------------------------------------------------------------------ the lease

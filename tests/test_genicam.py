@@ -160,6 +160,19 @@ def test_a_frame_that_waited_keeps_the_clock_of_the_first(monkeypatch: pytest.Mo
     assert first_line.of_first_line(NOW + 1, 100)[0] == NOW  # never later than it arrived
 
 
+@pytest.mark.parametrize("step_s", [3600, -3600, 2, -2])
+def test_utc_that_is_set_does_not_reach_monotonic_times(monkeypatch: pytest.MonkeyPatch, step_s: int) -> None:
+    """The length of a gap is reckoned with them."""
+    monkeypatch.setattr(exposure_time.time, "monotonic_ns", lambda: NOW)
+    monkeypatch.setattr(exposure_time.time, "time_ns", lambda: UTC)
+    first_line = ExposureTime(1000.0)
+    assert first_line.of_first_line(UTC - 120 * MS, 100)[0] == NOW - 120 * MS
+    stepped = UTC + step_s * 10**9
+    monkeypatch.setattr(exposure_time.time, "time_ns", lambda: stepped)
+    assert first_line.of_first_line(UTC - 120 * MS, 100) == (NOW - 100 * MS, stepped - 100 * MS)
+    assert first_line.of_first_line(stepped - 120 * MS, 100)[0] == NOW - 120 * MS  # the camera follows
+
+
 # ------------------------------------------------------------------------------------------------ a foreign camera
 
 

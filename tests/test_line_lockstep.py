@@ -17,6 +17,7 @@ from linescan.codec import decode
 from linescan.errors import CameraLostError, ConfigError, FootageError, PeerError
 from linescan.messages import (
     Ack,
+    Caught,
     Frame,
     Gap,
     Message,
@@ -27,11 +28,13 @@ from linescan.messages import (
     RollEnd,
     RollStart,
     RollState,
+    Since,
     Stamp,
     Status,
 )
 from linescan.stages import worker as worker_module
 from linescan.stages.engine import Engine
+from linescan.stages.publisher import ASKED_A_TURN
 from linescan.stages.retention import Item
 from linescan.stages.worker import Worker
 from tests.conftest import TOY_THRESHOLD
@@ -850,6 +853,20 @@ def test_a_hole_in_the_frames_stream_begins_it_again(desk: Any) -> None:
     assert line.workers[0].counters["stream_broken"] == 1
     assert end_roll(line).lines_in_gaps == 0
     assert findings(line.stored) == undisturbed(pixels, ROLL)
+
+
+def test_who_asks_for_events_without_end_keeps_neither_workers_nor_operators_waiting(desk: Any) -> None:
+    line, _ = desk()
+    reader = line.network.client(line.line.backfill_endpoint)
+    for _ in range(10 * ASKED_A_TURN):
+        reader.send(Since("", 0, 500))
+    line.control.send(RollCommand("status", "", ""))
+    line.publisher.turn()
+    answers = [received.message for received in iter(reader.receive, None)]
+    assert sum(isinstance(one, Caught) for one in answers) == ASKED_A_TURN
+    answer = line.control.receive()
+    assert answer is not None
+    assert isinstance(answer.message, RollState)
 
 
 def test_what_does_not_belong_to_the_frames_stream_is_counted(desk: Any) -> None:

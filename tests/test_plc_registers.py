@@ -76,7 +76,7 @@ def test_an_empty_slot_is_no_entry() -> None:
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"sequence": 0}, {"sequence": 1 << 16}, {"outputs": 0}, {"outputs": 1 << 16}, {"category": 1 << 16},
+        {"sequence": 0}, {"outputs": 0}, {"outputs": 1 << 16}, {"category": 1 << 16},
         {"severity": -1}, {"end": 100}, {"end": 100 + COUNTS // 2}, {"end": 99},
     ],
 )  # fmt: skip
@@ -84,6 +84,13 @@ def test_an_order_that_no_entry_can_carry_is_refused(wrong: dict[str, int]) -> N
     with pytest.raises(ValueError, match="order"):
         at.check_order(order(**wrong))
     at.check_order(order(first=COUNTS - 5, end=COUNTS + 5))
+
+
+def test_sequences_begin_again_for_the_plc_alone() -> None:
+    shown = [
+        at.entry_words(order(sequence), 1, Packing())[0] for sequence in (1, 2, 65535, 65536, 65537, 131070, 131071)
+    ]
+    assert shown == [1, 2, 65535, 1, 2, 65535, 1]
 
 
 def test_status_bits_are_in_the_order_of_their_names() -> None:
@@ -238,6 +245,28 @@ def test_no_limit_overtakes_an_order_and_nothing_is_lost(steps: list[tuple[str, 
     assert set(told) - forgotten <= set(has)
     if before:
         assert limit == max(before)
+
+
+def test_what_has_passed_while_it_waited_is_not_delivered_any_more() -> None:
+    """After half a turn of its counter a PLC would take it for the future, and keep it for ever."""
+    orders = Orders()
+    for number in range(1, 7):
+        orders.order(order(number))
+    orders.reach([7])
+    mark = orders.told
+    assert [one.sequence for one in orders.take(2).orders] == [1, 2]
+    orders.forget([1, 3, 4, 6])
+    assert [one.sequence for one in orders.take(2).orders] == [1, 2]  # that batch may have arrived already
+    orders.done()
+    assert (orders.pending, orders.delivered) == (4, 2)
+    batch = orders.take(2)
+    assert ([one.sequence for one in batch.orders], batch.limits, batch.full) == ([5], (7,), False)
+    assert not orders.out(mark)
+    orders.done()
+    assert orders.out(mark)
+    assert (orders.pending, orders.delivered) == (0, 6)  # in the order told: who counts them counts right
+    orders.again()
+    assert [one.sequence for one in orders.take(9).orders] == [2, 5]
 
 
 def test_ready_waits_for_what_was_told_before() -> None:

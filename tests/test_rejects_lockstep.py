@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -17,6 +18,11 @@ from linescan.cameras.camera import LinesLost
 from linescan.config import Lane
 from linescan.journal.orders import OrderBook
 from linescan.messages import Done, Gap, Notice, Order, Refused, Region, Reject, RollStart, RollState
+from linescan.plc.link import SEQUENCES
+from linescan.plc.orders import Orders
+from linescan.schedule import Window
+from linescan.stages import order_desk
+from linescan.stages.order_desk import NO_GRADE, OrderDesk
 from tests.line_kit import COLUMNS, SETTINGS, ArrayCamera, Desk, ToyEngine, write_line
 from tests.plc_kit import Plant, PlantLink
 
@@ -157,6 +163,14 @@ def blots(lines: int, seed: int, defects: int = 10) -> NDArray[np.uint8]:
         top, left = generator.integers(0, lines - height + 1), generator.integers(0, COLUMNS - width + 1)
         pixels[top : top + height, left : left + width] = 255
     return pixels
+
+
+class WaitingLink:
+    """A PlcLink whose orders can be looked at."""
+
+    def __init__(self) -> None:
+        self.orders = Orders()
+        self.order, self.forget = self.orders.order, self.orders.forget
 
 
 # ------------------------------------------------------------------------------------------------ undisturbed
@@ -412,6 +426,46 @@ def test_an_order_that_the_plc_gets_too_late_is_told_until_acknowledged(mill: Mi
     assert isinstance(mill.ask(Order("acknowledge", "", "", "")), Done)
     mill.turn(5)
     assert "reject-late" not in mill.publisher.faults
+
+
+def test_a_plc_that_is_away_for_long_costs_no_more_than_it_may(mill: Mill, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is remembered for it is thrown away, loudly: until an operator says so nothing passes."""
+    monkeypatch.setattr(order_desk, "MOST_PENDING", 40)
+    camera = mill.start()
+    mill.plain(camera, START)
+    mill.plant.away = True
+    at, most = mill.at, 0
+    assert mill.publisher is not None
+    for seed in range(30):
+        mill.run(camera, blots(320, seed, 12))
+        most = max(most, mill.publisher._rejector.counters["orders_pending"])
+    assert 0 < most <= 40
+    assert [notice for notice in mill.told(Notice) if "orders waited for the PLC" in notice.text]
+    mill.plant.away = False
+    mill.plain(camera, 2 * DISTANCE)
+    assert mill.plant.flags.untrusted
+    assert not mill.went_through(0) & set(range(at, mill.at))
+    mill.ask(Order("acknowledge", "", "", ""))
+    mill.plain(camera, 3 * DISTANCE)
+    assert mill.at - 2 * DISTANCE in mill.went_through(0)
+    mill.check()
+
+
+def test_more_orders_than_the_plc_has_sequences_are_each_given_again(tmp_path: Path) -> None:
+    book, link = OrderBook(tmp_path / "orders.sqlite"), WaitingLink()
+    desk = OrderDesk(book, link, {"left": 0}, lambda _: None)
+    count = SEQUENCES + 9
+    with patch.object(book, "add"), patch.object(book, "forget"):  # which is tested elsewhere, and slow
+        for number in range(count):
+            first = 100 * number
+            desk.order("r", Window("left", "region", f"cam0/{number}", first, first + 50, first - 10, True), NO_GRADE)
+        while link.orders.take(64).waiting:
+            link.orders.done()
+        desk.forget({"left": 100 * (count - 10)})
+    link.orders.again()
+    again = link.orders.take(64).orders
+    assert [one.first for one in again] == [100 * number for number in range(count - 10, count)]
+    book.close()
 
 
 def test_a_line_without_rejects_refuses_their_orders(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from linescan.messages import Credit, Frame, Gap, RollEnd, RollStart, StreamEnd
-from linescan.stages.retention import Item, Retention
+from linescan.stages.retention import MOST_GAPS, Item, Retention
 
 WIDTH = 10
 
@@ -150,6 +150,20 @@ def test_gaps_of_other_causes_and_other_rolls_stay_apart() -> None:
         ("worker-lost", 0, 19),
     ]
     assert [item.message.roll for item in retention][-1] == "B"
+
+
+def test_a_camera_with_faults_and_no_worker_for_days_leaves_few_items() -> None:
+    retention = kept(start(), budget=1000)
+    for line in range(0, 100_000, 20):
+        retention.append(frame(line, 10))
+        retention.append(gap(line + 10, line + 19))
+        if retention.full:
+            retention.spill(None)
+    found = told(retention)
+    assert len(found) < MOST_GAPS + 30
+    assert [first for _, first, _ in found[2:]] == [last + 1 for _, _, last in found[1:-1]]  # every line, and once
+    assert (found[1][1], found[-1][2]) == (0, 99_999)
+    assert retention.lines_dropped == 50_000 - sum(last + 1 - first for kind, first, last in found if kind == "frame")
 
 
 @settings(max_examples=200, deadline=None, derandomize=True, database=None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -335,6 +336,48 @@ def test_events_of_the_journal_before_are_not_lost_where_another_comes_before_th
     assert [one.run for one in told.events] == ["run-1"] * 5 + ["run-2"]
 
 
+def test_a_new_journal_that_nobody_told_of_is_fetched(network: MemoryNetwork) -> None:
+    source, told = Source(network), Told(network, 0)
+    for number in range(30):
+        source.publish(number)
+    told.turn(source, 10)
+    source.close()
+    again = Source(network, run="run-2")
+    for number in range(100, 110):
+        again.publish(number, heard=False)
+    again.report()
+    told.turn(again, 4)
+    assert told.numbers[30:] == list(range(100, 110))
+    asked = len(again.asked)
+    for _ in range(5):
+        again.report()
+        told.turn(again, 2)
+    assert len(again.asked) == asked
+
+
+def test_an_older_copy_of_the_journal_is_not_asked_again_and_again(network: MemoryNetwork) -> None:
+    source, told = Source(network), Told(network, 0)
+    for number in range(30):
+        source.publish(number)
+    told.turn(source, 10)
+    for number in range(30, 50):
+        source.publish(number, heard=False)
+    source.report()
+    source.close()
+    told.subscriber.take()
+    again = Source(network)
+    again.rows = source.rows[:40]
+    told.turn(again, 10)
+    asked = len(again.asked)
+    for _ in range(200):  # the clock stands
+        told.events += told.subscriber.take()
+        again.answer()
+    assert len(again.asked) <= asked + 1
+    again.tell_volatile(99)
+    told.turn(again)
+    assert told.numbers == [*range(40), 99]
+
+
 def test_a_publisher_that_is_started_anew(network: MemoryNetwork) -> None:
     source = Source(network)
     told = Told(network, 0)
@@ -552,6 +595,38 @@ def test_iteration(live: tuple[Path, Source, threading.Event]) -> None:
             if len(seen) == 6:
                 break
     assert seen == [1, 2, 3, 4, 5, 6]
+
+
+def test_who_leaves_a_loop_goes_on_in_the_next(live: tuple[Path, Source, threading.Event]) -> None:
+    path, _, more = live
+    seen: list[int | None] = []
+    with subscribe(path, since=0) as events:
+        for last in (1, 2):
+            for one in events:
+                seen.append(one.sequence)
+                if one.sequence == last:
+                    break
+        seen += [one.sequence for one in events.take()]
+        more.set()
+        for one in events:
+            seen.append(one.sequence)
+            break
+    assert seen == [1, 2, 3, 4]
+
+
+def test_who_gives_up_waiting_misses_nothing(live: tuple[Path, Source, threading.Event]) -> None:
+    path, _, more = live
+
+    async def collect() -> list[int | None]:
+        seen: list[int | None] = []
+        with subscribe(path, since=0) as events:
+            while len(seen) < 8:
+                with contextlib.suppress(TimeoutError):
+                    seen.append((await asyncio.wait_for(anext(aiter(events)), 0.03)).sequence)
+                more.set()
+        return seen
+
+    assert asyncio.run(asyncio.wait_for(collect(), 60)) == list(range(1, 9))
 
 
 def test_asynchronous_iteration(live: tuple[Path, Source, threading.Event]) -> None:

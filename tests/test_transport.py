@@ -23,10 +23,10 @@ from linescan.cli.main import main
 from linescan.codec import encode
 from linescan.errors import ConfigError, PeerError
 from linescan.messages import Ack, Frame, Gap, Grant, Hello, Progress, Stamp
-from linescan.transport import Sent
+from linescan.transport import Sent, waiting
 from linescan.transport.keys import load_keys, make_keys
 from linescan.transport.memory import MemoryNetwork
-from linescan.transport.zeromq import LINGER_MS, QUEUE, ZmqNetwork
+from linescan.transport.zeromq import DROPPED_AT_ONCE, LINGER_MS, QUEUE, ZmqNetwork
 
 HELLO = Hello("cam0", "worker-1", "worker")
 GRANT = Grant("cam0", 7, 10.0)
@@ -199,6 +199,37 @@ def test_a_subscription_counts_garbage_and_goes_on(
     stranger.send_multipart([b"event", encode(GRANT)])
     assert until(subscription.receive).message == GRANT
     assert subscription.counters == {"garbage": 1}
+
+
+def test_who_sends_nothing_but_garbage_does_not_keep_the_receiver(
+    raw: Any, network: ZmqNetwork, tmp_path: Path
+) -> None:
+    """However much of it there is, a look at it ends, and what comes behind it is heard."""
+    server = network.server(endpoint_in(tmp_path))
+    stranger = raw(zmq.DEALER)
+    stranger.connect(endpoint_in(tmp_path))
+    stranger.send_multipart([encode(HELLO)])
+    assert until(server.receive).message == HELLO
+    for _ in range(3 * DROPPED_AT_ONCE):
+        stranger.send(b"x")
+    stranger.send_multipart([encode(HELLO)])
+    end, counted = time.monotonic() + PATIENCE_S, 0
+    while (received := server.receive()) is None:
+        assert time.monotonic() < end
+        assert server.counters["garbage"] <= counted + DROPPED_AT_ONCE
+        counted = server.counters["garbage"]
+    assert received.message == HELLO
+    assert server.counters["garbage"] == 3 * DROPPED_AT_ONCE
+
+
+def test_what_waits_is_read_up_to_a_number(tmp_path: Path) -> None:
+    network = MemoryNetwork()
+    server, client = network.server("frames"), network.client("frames")
+    for _ in range(5):
+        client.send(HELLO)
+    assert len(list(waiting(server, 3))) == 3
+    assert len(list(waiting(server, 3))) == 2
+    assert list(waiting(server, 3)) == []
 
 
 def test_who_sends_without_bound_is_cut_off(raw: Any, network: ZmqNetwork, tmp_path: Path) -> None:

@@ -12,8 +12,8 @@ class ExposureTime:
     """The buffer's timestamp where it is by a clock of the host, else the arrival less the time the lines took.
 
     A timestamp is taken to be of the first line. Whether it is by the monotonic clock or UTC (a camera that follows
-    PTP) is decided by the first frame; a camera's own clock is not used. Without one, frames that waited to be read
-    seem later by their wait.
+    PTP) is decided by the first frame; a camera's own clock is not used. Without one, and where UTC was set, frames
+    that waited to be read seem later by their wait.
     """
 
     def __init__(self, line_rate_hz: float) -> None:
@@ -28,8 +28,12 @@ class ExposureTime:
             self._clock = _clock_of(timestamp_ns, now, utc, took)
         if timestamp_ns is None or self._clock == "none":
             age = took
+        elif self._clock == "monotonic":
+            age = max(now - timestamp_ns, 0)
         else:
-            age = max((now if self._clock == "monotonic" else utc) - timestamp_ns, 0)
+            age = utc - timestamp_ns
+            if not 0 <= age <= took + NEAR_NS:  # one of the two was set: of monotonic time that says nothing
+                age = took
         return now - age, utc - age
 
 

@@ -7,12 +7,15 @@ from dataclasses import dataclass
 from typing import Protocol
 
 COUNTS = 1 << 32  # a PLC's counter and all counts told to it are modulo this
-SEQUENCES = 1 << 16  # of orders: 1, 2, … 65535, 1, …; 0 is none
+SEQUENCES = 1 << 16  # of orders as the PLC sees them: 1, 2, … 65535, 1, …; 0 is none
 
 
 @dataclass(frozen=True)
 class GateOrder:
-    """One entry of the PLC's FIFO: gates in `outputs` (a mask) reject from count `first` until `end`, modulo COUNTS."""
+    """One entry of the PLC's FIFO: gates in `outputs` (a mask) reject from count `first` until `end`, modulo COUNTS.
+
+    `sequence` counts from 1 and never begins anew: two orders that nobody has forgotten never share one.
+    """
 
     sequence: int
     outputs: int

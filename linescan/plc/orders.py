@@ -18,11 +18,15 @@ class Waiting(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """The next orders, and the last pass limits that may follow them; None: none may. `full`: more wait for room."""
+    """The next orders, and the last pass limits that may follow them; None: none may. `full`: more wait for room.
+
+    `past` were between them and have been forgotten since they were told: no PLC needs them any more.
+    """
 
     waiting: tuple[Waiting, ...] = ()
     limits: Limits | None = None
     full: bool = False
+    past: tuple[Waiting, ...] = ()
 
     @property
     def orders(self) -> list[GateOrder]:
@@ -65,11 +69,15 @@ class Orders:
     def out(self, told: int) -> bool:
         """Whether the PLC has the first `told` of what was told."""
         with self._lock:
-            waiting = len(self._queue) + (0 if self._taken is None else len(self._taken.waiting) + 1)
+            taken = self._taken
+            waiting = len(self._queue) + (0 if taken is None else len(taken.waiting) + len(taken.past) + 1)
             return self.told - waiting >= told
 
     def forget(self, sequences: Iterable[int]) -> None:
-        """These are past: they need not be given again. Those that still wait are delivered all the same."""
+        """These are past: they need not be given again, nor at all where they still wait.
+
+        A PLC that was away while the web went on by more than half its counter would take them for the future.
+        """
         with self._lock:
             for sequence in sequences:
                 self._kept.pop(sequence, None)
@@ -79,19 +87,22 @@ class Orders:
         with self._lock:
             if self._taken is None:
                 waiting: list[Waiting] = []
+                past: list[Waiting] = []
                 limits: Limits | None = None
                 full = False
                 while self._queue and not full:
                     item = self._queue[0]
                     if not isinstance(item, Waiting):
                         limits = item
+                    elif item.order.sequence not in self._kept:
+                        past.append(item)
                     elif len(waiting) < room:
                         waiting.append(item)
                     else:
                         full = True
                         continue
                     self._queue.popleft()
-                self._taken = Batch(tuple(waiting), limits, full)
+                self._taken = Batch(tuple(waiting), limits, full, tuple(past))
             return self._taken
 
     @property
@@ -105,8 +116,9 @@ class Orders:
         with self._lock:
             if self._taken is None:
                 return
-            self.pending -= len(self._taken.waiting)
-            self.delivered += sum(not waiting.again for waiting in self._taken.waiting)
+            done = (*self._taken.waiting, *self._taken.past)
+            self.pending -= len(done)
+            self.delivered += sum(not waiting.again for waiting in done)
             if self._taken.limits is not None:
                 self._reached = self._taken.limits
             self._taken = None
@@ -119,7 +131,7 @@ class Orders:
             lost = [Waiting(order, again=True) for order in self._kept.values() if id(order) not in waiting]
             had = [] if self._reached is None else [self._reached]
             on_the_way = [] if taken.limits is None else [taken.limits]
-            front: list[Waiting | Limits] = [*lost, *had, *taken.waiting, *on_the_way]
+            front: list[Waiting | Limits] = [*lost, *had, *taken.waiting, *taken.past, *on_the_way]
             self._queue.extendleft(reversed(front))
             self._taken = self._reached = None
             self.pending += len(lost)

@@ -138,8 +138,8 @@ def checksum(session: int, words: Iterable[int]) -> int:
 
 def check_order(order: GateOrder) -> None:
     """Raises ValueError for an order that no entry can carry."""
-    if not 1 <= order.sequence < SEQUENCES:
-        raise ValueError(f"order {order.sequence}: a sequence from 1 to {SEQUENCES - 1} expected")
+    if order.sequence < 1:
+        raise ValueError(f"order {order.sequence}: a sequence from 1 on expected")
     if not 1 <= order.outputs < 1 << OUTPUTS:
         raise ValueError(f"order {order.sequence}: outputs {order.outputs:#x}, a mask of {OUTPUTS} bits expected")
     for name in ("category", "severity"):
@@ -149,9 +149,14 @@ def check_order(order: GateOrder) -> None:
         raise ValueError(f"order {order.sequence}: counts {order.first} to {order.end}, 1 to 2³¹ − 1 of them expected")
 
 
+def shown_sequence(sequence: int) -> int:
+    """As the PLC sees it: 1 … SEQUENCES − 1, and again."""
+    return (sequence - 1) % (SEQUENCES - 1) + 1
+
+
 def entry_words(order: GateOrder, session: int, packing: Packing) -> list[int]:
     words = [
-        order.sequence, order.outputs, *packing.u32(order.first), *packing.u32(order.end),
+        shown_sequence(order.sequence), order.outputs, *packing.u32(order.first), *packing.u32(order.end),
         order.category, order.severity, LATE_ENTRY * order.late,
     ]  # fmt: skip
     return [*words, checksum(session, words)]

@@ -225,11 +225,11 @@ class CameraStreams:
         for camera in self._cameras.values():
             camera.plc_anew()
 
-    def begin_anew(self) -> None:
-        """The PLC's counter jumped: nobody knows where at the gates the lines are."""
+    def begin_anew(self, reason: str) -> None:
+        """Nobody knows where at the gates the lines are."""
         for camera in self._cameras.values():
             camera.ahead = None
-            camera.distrust("the PLC's counter jumped")
+            camera.distrust(reason)
             self._keep(camera)  # the orders behind its place are gone
 
     def compare(self, now: int, pulse: int | None) -> None:

@@ -20,9 +20,10 @@ from linescan.messages import (
 )
 from linescan.metrics import NO_METRICS, Meter
 from linescan.stages.retention import Item, Retention
-from linescan.transport import Received, Sent, Server
+from linescan.transport import Received, Sent, Server, waiting
 
 GENERATION_BITS = 20  # epochs of one run of acquire: more leases than it will ever grant
+MESSAGES_A_TURN = 100  # before the camera is read again
 PING_S = 0.25  # how soon a worker that was killed is noticed
 
 
@@ -99,7 +100,7 @@ class FrameServer:
     def turn(self) -> bool:
         """Answers what came, ends a lease that ran out, sends what may be sent; whether anything came."""
         came = False
-        while (received := self._server.receive()) is not None:
+        for received in waiting(self._server, MESSAGES_A_TURN):
             came = True
             self._answer(received)
         now = self._clock()

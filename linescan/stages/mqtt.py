@@ -135,7 +135,9 @@ class MqttBridge:
     # ------------------------------------------------------------------------------------------ from the line
 
     def _take(self, wait_s: float) -> None:
-        came = self._events.take(wait_s, max(HELD - len(self._waiting), 0))
+        # where to begin is behind all that is ready at the very first start
+        room = None if self._bookmark.sequence is None else max(HELD - len(self._waiting), 0)
+        came = self._events.take(wait_s, room)
         if self._bookmark.sequence is None and self._events.run:  # the very first start: from here on
             numbers = [event.sequence for event in came if event.sequence is not None]
             self._bookmark.run = self._events.run

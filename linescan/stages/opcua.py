@@ -24,14 +24,14 @@ from linescan.stages.line_view import LineView
 from linescan.stages.opcua_space import Space
 from linescan.stages.opcua_trust import Permissions, Sessions, Trust, load_identity
 from linescan.subscriber import Subscriber
-from linescan.transport import Network
+from linescan.transport import Network, waiting
 
 TURN_S = 0.02
 SHOW_S = 0.1  # between looks at what has changed
 QUICK_S = 0.5  # how long a method waits for the publisher; what takes longer completes asynchronously
 ANSWER_S, PREPARE_S = 5.0, 75.0  # until it counts as failed; a roll's start may have a recipe to prepare
 CONNECTIONS = 64
-AT_ONCE = 50  # events, before the clients have a turn
+AT_ONCE = 50  # events or messages, before the clients have a turn
 
 # method → its arguments, what is sent to the publisher (with the arguments put in), and how long its answer may take
 METHODS: dict[str, tuple[tuple[str, ...], RollCommand | Order, float]] = {
@@ -137,7 +137,7 @@ class OpcUaServer:
             await asyncio.sleep(TURN_S)
 
     def _ask_for_the_roll(self) -> None:
-        while (received := self._asking.receive()) is not None:
+        for received in waiting(self._asking, AT_ONCE):
             if isinstance(received.message, RollState):
                 self.view.hear_roll(received.message)
         if not self.view.stale and self._clock() - self._asked_ns > self._status_s * 1e9:
@@ -182,7 +182,7 @@ class OpcUaServer:
         self._ordering.send(message)
         until = self._clock() + int(patience_s * 1e9)
         while self._clock() < until:
-            while (received := self._ordering.receive()) is not None:
+            for received in waiting(self._ordering, AT_ONCE):
                 if isinstance(received.message, RollState | Done | Refused):
                     return received.message
             await asyncio.sleep(TURN_S / 2)

@@ -10,8 +10,10 @@ from heapq import heappop, heappush
 from linescan.errors import JournalFullError
 from linescan.journal.orders import OrderBook
 from linescan.messages import Reject
-from linescan.plc.link import COUNTS, SEQUENCES, GateOrder, PlcLink
+from linescan.plc.link import COUNTS, GateOrder, PlcLink
 from linescan.schedule import UNANNOUNCED, Window
+
+MOST_PENDING = 10_000  # orders; and far fewer than the PLC's sequences, of which no two may be alike
 
 
 @dataclass(frozen=True)
@@ -122,13 +124,18 @@ class OrderDesk:
             self._unkept.pop(sequence, None)
             self._missing.discard(sequence)
         if gone and self._link is not None:
-            self._link.forget(shown(sequence) for sequence in gone)
+            self._link.forget(gone)
         self._passed += gone
         try:
             self._book.forget(self._passed, known_from)
             self._passed = []
         except JournalFullError:  # they stay in the book: given once more after a restart, which does no harm
             self._counters["orders_unforgotten"] = len(self._passed)
+
+    @property
+    def overflows(self) -> bool:
+        """Whether more wait for the web to pass than can lie between a camera and a gate."""
+        return len(self._pending) > MOST_PENDING
 
     @property
     def counters(self) -> Counter[str]:
@@ -141,14 +148,9 @@ class OrderDesk:
         first, end = reject.first_count % COUNTS, reject.end_count % COUNTS
         output = 1 << self._outputs[reject.lane]
         late = not reject.in_time
-        self._link.order(GateOrder(shown(sequence), output, first, end, grade.number, reject.severity, late))
+        self._link.order(GateOrder(sequence, output, first, end, grade.number, reject.severity, late))
         self._given += 1
         self._on_the_way.append(sequence)
         self._missing.add(sequence)
         if reject.in_time and reject.cause not in UNANNOUNCED:
             heappush(self._deadlines, (reject.deadline_count, sequence))
-
-
-def shown(sequence: int) -> int:
-    """The sequence as the PLC sees it: 1 … SEQUENCES − 1, and again."""
-    return (sequence - 1) % (SEQUENCES - 1) + 1

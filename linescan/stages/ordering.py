@@ -119,8 +119,13 @@ class Ordering:
         known = [self.schedule.known_from(lane) for lane in self.lanes]
         return position is not None and any(count is not None and position < count for count in known)
 
+    @property
+    def overflows(self) -> bool:
+        """Whether so much waits that the PLC cannot have told where the web is for long."""
+        return self._desk.overflows
+
     def begin_anew(self) -> None:
-        """The PLC's counter jumped: what was ordered at its counts means nothing any more."""
+        """What was ordered at the PLC's counts means nothing any more."""
         self.schedule = self._new_schedule()
         self._desk.forget_all()
         self.watch.counts_anew()

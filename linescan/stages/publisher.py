@@ -50,9 +50,10 @@ from linescan.stages.preparation import Preparation
 from linescan.stages.registration import boot_id
 from linescan.stages.rejector import NoRejector, Rejector
 from linescan.stages.rolls import Rolls
-from linescan.transport import Network, Received
+from linescan.transport import Network, Received, waiting
 
 MESSAGES_A_TURN = 500
+ASKED_A_TURN = 4  # by subscribers, and by operators: an answer may have as many events as BACKFILL
 BACKFILL = 500  # events in one answer
 IDLE_S = 0.1
 PLC_IDLE_S = 0.01  # with a PLC, whose position and buttons are looked at
@@ -162,16 +163,15 @@ class Publisher:
     # ------------------------------------------------------------------------------------------ from the stages
 
     def _hear_stages(self) -> int:
-        for number in range(MESSAGES_A_TURN):
-            received = self._stages.receive()
-            if received is None:
-                return number
+        came = 0
+        for received in waiting(self._stages, MESSAGES_A_TURN):
+            came += 1
             try:
                 self._take(received)
             except JournalFullError:  # not answered: it will be asked again
                 self._counters["not_stored"] += 1
                 self._store.full = True
-        return MESSAGES_A_TURN
+        return came
 
     def _take(self, received: Received) -> None:
         message, peer = received.message, received.peer
@@ -329,13 +329,13 @@ class Publisher:
 
     def _hear_public(self) -> int:
         came = 0
-        while came < MESSAGES_A_TURN and (received := self._backfill.receive()) is not None:
+        for received in waiting(self._backfill, ASKED_A_TURN):
             came += 1
             if isinstance(received.message, Since):
                 self._answer(received.peer, received.message)
             else:
                 self._counters["unexpected"] += 1
-        while came < MESSAGES_A_TURN and (received := self._control.receive()) is not None:
+        for received in waiting(self._control, ASKED_A_TURN):
             came += 1
             if isinstance(received.message, RollCommand):
                 self._preparation.command(received.message, partial(self._control.send, received.peer))

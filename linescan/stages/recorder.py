@@ -15,7 +15,7 @@ from linescan.stages.recording_book import Lines, RecordingBook
 from linescan.stages.recording_keeper import Keeper, prepared_folder
 from linescan.stages.recording_tape import Tape
 from linescan.subscriber import Subscriber
-from linescan.transport import Network, Received
+from linescan.transport import Network, Received, waiting
 
 MIB = 1 << 20
 SILENCE_S = 0.25  # without a word from acquire: it may be another one, that knows nothing of us
@@ -23,7 +23,7 @@ IDLE_S = 0.05
 RETRY_S = 1.0  # between looks at a full disk
 CATCH_UP_S = 60.0  # at most, before files are deleted: regions found meanwhile are asked from the journal
 SAVE_S = 30.0  # of regions, that the journal has too
-FRAMES_A_TURN = 8
+FRAMES_A_TURN, MESSAGES_A_TURN = 8, 500
 FIRST_CREDITS = 32  # until it is known how large a frame is; acquire may show 16 before it hears of more
 WINDOW_BYTES = 128 * MIB  # of frames on their way here: what bridges a disk that hesitates
 WINDOW_FRAMES = (8, 64)
@@ -136,7 +136,7 @@ class Recorder:
     def _hear(self) -> bool:
         """Takes messages, up to a few frames; whether anything came."""
         frames = came = 0
-        while frames < FRAMES_A_TURN and (received := self._acquire.receive()) is not None:
+        for received in waiting(self._acquire, MESSAGES_A_TURN):
             came += 1
             if received.stamp is not None:
                 self._heard_ns = self._clock()
@@ -144,6 +144,8 @@ class Recorder:
                 self._take(received)
             elif isinstance(received.message, Revoked):  # acquire does not know us
                 self._heard_ns = -(1 << 62)
+            if frames == FRAMES_A_TURN:
+                break
         return came > 0
 
     def _take(self, received: Received) -> None:

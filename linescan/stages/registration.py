@@ -19,8 +19,9 @@ from linescan.messages import (
     RollState,
     Status,
 )
-from linescan.transport import Client
+from linescan.transport import Client, waiting
 
+MESSAGES_A_TURN = 500
 REPEAT_S = 0.5
 
 
@@ -67,7 +68,7 @@ class Registration:
 
     def turn(self) -> None:
         """Takes what came; repeats what is owed."""
-        while (received := self._link.receive()) is not None:
+        for received in waiting(self._link, MESSAGES_A_TURN):
             self._take(received.message)
         now = self._clock()
         if self._owed and (self._told_ns is None or now - self._told_ns > REPEAT_S * 1e9):

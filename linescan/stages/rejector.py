@@ -31,6 +31,7 @@ from linescan.messages import (
 from linescan.plc.link import Flags, PlcLink, PlcView
 from linescan.stages.camera_streams import CameraStreams
 from linescan.stages.gatekeeper import Gatekeeper
+from linescan.stages.order_desk import MOST_PENDING
 from linescan.stages.ordering import Ordering
 from linescan.web import Motion
 
@@ -126,11 +127,17 @@ class Rejector:
             self._session = self.view.session
             self._streams.plc_anew()
         if seen.jumped or self._orders.leapt_back():
-            self._orders.begin_anew()
-            self._streams.begin_anew()
+            self._begin_anew("the PLC's counter jumped")
+        elif self._orders.overflows:
+            self._begin_anew(f"more than {MOST_PENDING} orders waited for the PLC to say where the web is")
         self._streams.compare(now, seen.pulse)
         self._orders.moved(now)
         self._speak(now)
+
+    def _begin_anew(self, reason: str) -> None:
+        """Everything is rejected until an operator has acknowledged it and the counters agree again."""
+        self._orders.begin_anew()
+        self._streams.begin_anew(reason)
 
     def _speak(self, now: int) -> None:
         live = self._streams.live(now)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from linescan.messages import Credit, Frame, Gap, RollEnd, RollStart, StreamEnd
 from linescan.transport.network import Buffer
 
+MOST_GAPS = 1000  # that a spilled stretch leaves; beyond them neighbours become one, whatever their causes
 KEEP_OF_BUDGET = 0.75  # down to which a full store is emptied, so that it does not overflow with each frame
 
 
@@ -85,6 +86,9 @@ class Retention:
         """Turns the oldest frames into gaps until the budget holds; lines that are inspected are in no gap."""
         kept: list[Item] = []
         for item in self._items:
+            if isinstance(item.message, Gap):
+                _add(kept, item.message, item.needed_ns)
+                continue
             if item.pixels is None or self.size <= self._budget * KEEP_OF_BUDGET:
                 kept.append(item)
                 continue
@@ -122,7 +126,12 @@ def _gap_of(frame: Frame, journaled: Credit | None) -> Gap | None:
 def _add(kept: list[Item], gap: Gap, needed_ns: int) -> None:
     before = kept[-1].message if kept else None
     follows = isinstance(before, Gap) and (before.roll, before.last_line + 1) == (gap.roll, gap.first_line)
-    if isinstance(before, Gap) and follows and before.cause == gap.cause:
+    same = isinstance(before, Gap) and (before.cause, before.estimated) == (gap.cause, gap.estimated)
+    if isinstance(before, Gap) and follows and same:
         kept[-1] = Item(replace(before, last_line=gap.last_line), None, needed_ns)
+    elif isinstance(before, Gap) and follows and len(kept) > MOST_GAPS:  # a camera with faults, and no worker for days
+        estimated = before.estimated or gap.estimated
+        one = replace(before, last_line=gap.last_line, cause="worker-lost", estimated=estimated)
+        kept[-1] = Item(one, None, needed_ns)
     else:
         kept.append(Item(gap, None, needed_ns))

@@ -34,8 +34,9 @@ from linescan.models.device import OutOfMemory, device_lost
 from linescan.stages.next_engine import Aside, MakeEngine, in_thread
 from linescan.stages.outbox import Outbox, credit_of
 from linescan.stages.roll_inspection import RollInspection
-from linescan.transport import Network, Received, Sent
+from linescan.transport import Network, Received, Sent, waiting
 
+MESSAGES_A_TURN = 500
 REPEAT_S = 0.5  # a question that is not answered
 IDLE_S = 0.1
 PATIENCE_S = 5.0  # beyond a lease, for one that ends
@@ -181,7 +182,7 @@ class Worker:
         self._enter(State.WAITING)
 
     def _hear_publisher(self) -> None:
-        while (received := self._publisher.receive()) is not None:
+        for received in waiting(self._publisher, MESSAGES_A_TURN):
             message = received.message
             if isinstance(message, Ack):
                 if not self._outbox.acknowledge(message):
@@ -211,13 +212,15 @@ class Worker:
     def _hear_acquire(self) -> bool:
         """Takes messages up to the first frame."""
         came = False
-        while not self._outbox.full and (received := self._acquire.receive()) is not None:
+        if self._outbox.full:
+            return came
+        for received in waiting(self._acquire, MESSAGES_A_TURN):
             came = True
             if received.stamp is not None:
                 self._take_stamped(received, received.stamp)
             else:
                 self._take_plain(received.message)
-            if isinstance(received.message, Frame):
+            if isinstance(received.message, Frame) or self._outbox.full:
                 break
         return came
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
@@ -37,10 +37,22 @@ class Link(Protocol):
     counters: Counter[str]
 
     def receive(self) -> Received | None:
-        """The next message, at once; what is not a message of ours is counted and passed over."""
+        """The next message, at once; what is not a message of ours is counted and passed over.
+
+        None too after so much of it that the caller had better look at something else.
+        """
         ...
 
     def close(self) -> None: ...
+
+
+def waiting(link: Link, most: int) -> Iterator[Received]:
+    """What has come, at most so many: who speaks without end does not keep the caller from its other duties."""
+    for _ in range(most):
+        received = link.receive()
+        if received is None:
+            return
+        yield received
 
 
 class Server(Link, Protocol):

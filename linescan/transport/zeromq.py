@@ -25,6 +25,7 @@ from linescan.transport.operators import may_speak
 from linescan.transport.wire import from_parts, to_parts
 
 LINGER_MS = 500
+DROPPED_AT_ONCE = 100  # what is not ours, in one look: who sends nothing else does not keep the caller
 QUEUE = 1000  # messages; frames are held to far fewer by credits
 HEARTBEAT_MS, HEARTBEAT_TIMEOUT_MS = 1000, 5000
 KEEPALIVE_IDLE_S, KEEPALIVE_PROBE_S, KEEPALIVE_PROBES = 5, 2, 3
@@ -162,9 +163,12 @@ class _Link:
         if self._lock is not None:
             self._lock.close()
 
-    def _parts(self) -> list[memoryview] | None:
-        frames = self._frames()
-        return None if frames is None else [frame.buffer for frame in frames]
+    def _some(self) -> Iterator[list[zmq.Frame]]:
+        """What waits, whole messages, up to so many that are not ours."""
+        for _ in range(DROPPED_AT_ONCE):
+            if (frames := self._frames()) is None:
+                return
+            yield frames
 
     def _frames(self) -> list[zmq.Frame] | None:
         # asking costs a third of the exception that receiving in vain would be
@@ -204,7 +208,7 @@ class ZmqServer(_Link):
         return Sent.YES
 
     def receive(self) -> Received | None:
-        while (frames := self._frames()) is not None:
+        for frames in self._some():
             parts = [frame.buffer for frame in frames]
             received = from_parts(parts[1:], self.counters, bytes(parts[0]))
             if received is not None and self._may_speak(frames[-1], received.peer):
@@ -232,8 +236,8 @@ class ZmqClient(_Link):
         return Sent.YES
 
     def receive(self) -> Received | None:
-        while (parts := self._parts()) is not None:
-            if received := from_parts(parts, self.counters):
+        for frames in self._some():
+            if received := from_parts([frame.buffer for frame in frames], self.counters):
                 return received
         return None
 
@@ -249,8 +253,8 @@ class ZmqPublication(_Link):
 
 class ZmqSubscription(_Link):
     def receive(self) -> Received | None:
-        while (parts := self._parts()) is not None:
-            if received := from_parts(parts[1:], self.counters):
+        for frames in self._some():
+            if received := from_parts([frame.buffer for frame in frames[1:]], self.counters):
                 return received
         return None
 
