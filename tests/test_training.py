@@ -305,6 +305,19 @@ def test_a_dead_start_is_refused(images: GoodImages) -> None:
             fitted(images, settings)
 
 
+def test_a_start_that_is_slow_is_not_dead(images: GoodImages) -> None:
+    """Feature matching comes to the pixels slowly."""
+    trainer = Trainer(images, small(epochs=9), CPU)
+    trainer.history = [Epoch(1, 9.0, 9.0, 0.05, 0.5)]
+    with patch.object(train, "DEAD_START_STEPS", 6):
+        trainer._refuse_bad_optimum(Epoch(2, 8.0, 8.7, 0.05, 0.5))
+        with pytest.raises(TrainingError, match=r"epoch 2: .*a dead start"):
+            trainer._refuse_bad_optimum(Epoch(2, 8.9, 8.95, 0.05, 0.5))
+    trainer.history = []
+    with patch.object(train, "DEAD_START_STEPS", 1), pytest.raises(TrainingError, match=r"epoch 1: .*a dead start"):
+        trainer._refuse_bad_optimum(Epoch(1, 9.0, 9.0, 0.05, 0.5))
+
+
 def test_no_false_alarm_of_a_dead_start(easy: GoodImages) -> None:
     with patch.object(train, "DEAD_START_STEPS", 6):
         assert len(fitted(easy, small(epochs=2, patches=160, augment=())).history) == 2

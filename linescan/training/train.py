@@ -26,6 +26,7 @@ CHECKPOINT_FORMAT = 2  # since 2 the losses are sums over a patch, and Adam's mo
 VALIDATION_PATCHES = 256
 DEAD_START_STEPS = 600  # a start that reconstructs nothing after so many steps will not move (docs/decisions/002)
 DEAD_CORRELATION = 0.1
+STANDING = 0.98  # of the epoch's before: a held-out loss that falls faster is that of a start that is slow, not dead
 COLLAPSED_VARIATION = 0.02  # of the web's: the reconstruction is the same, whatever goes in
 LOSSES_TOGETHER = 32  # steps whose losses are read at once from a GPU, which stands still for it
 MIN_NOISE_VARIANCE = 1e-6  # under the noise of 8-bit grey, 1/12 of a grey level squared
@@ -181,7 +182,9 @@ class Trainer:
                 f"{epoch.correlation:.2f}): the mirrored optimum of SSIM, where the loss looks good and no defect "
                 "shows. Train again with another --seed"
             )
-        if steps >= DEAD_START_STEPS and epoch.correlation < DEAD_CORRELATION:
+        before = self.history[-1].validation_loss if self.history else math.inf
+        learns = math.isfinite(before) and epoch.validation_loss < STANDING * before
+        if steps >= DEAD_START_STEPS and epoch.correlation < DEAD_CORRELATION and not learns:
             raise TrainingError(
                 f"epoch {epoch.number}: after {steps} steps the reconstruction still has nothing of the web "
                 f"(correlation {epoch.correlation:.2f}, contrast {epoch.contrast:.2f} of the web's): a dead start. "
