@@ -18,7 +18,7 @@ from linescan.cameras.camera import LinesLost
 from linescan.config import Lane
 from linescan.journal.orders import OrderBook
 from linescan.messages import Done, Gap, Notice, Order, Refused, Region, Reject, RollStart, RollState
-from linescan.plc.link import SEQUENCES
+from linescan.plc.link import COUNTS, SEQUENCES
 from linescan.plc.orders import Orders
 from linescan.schedule import Window
 from linescan.stages import order_desk
@@ -440,7 +440,7 @@ def test_a_plc_that_is_away_for_long_costs_no_more_than_it_may(mill: Mill, monke
         mill.run(camera, blots(320, seed, 12))
         most = max(most, mill.publisher._rejector.counters["orders_pending"])
     assert 0 < most <= 40
-    assert [notice for notice in mill.told(Notice) if "orders waited for the PLC" in notice.text]
+    assert [notice for notice in mill.told(Notice) if "too many orders waited" in notice.text]
     mill.plant.away = False
     mill.plain(camera, 2 * DISTANCE)
     assert mill.plant.flags.untrusted
@@ -449,6 +449,21 @@ def test_a_plc_that_is_away_for_long_costs_no_more_than_it_may(mill: Mill, monke
     mill.plain(camera, 3 * DISTANCE)
     assert mill.at - 2 * DISTANCE in mill.went_through(0)
     mill.check()
+
+
+def test_an_order_that_waited_for_a_quarter_of_the_plc_s_counter_is_not_given_to_it(tmp_path: Path) -> None:
+    book, link = OrderBook(tmp_path / "orders.sqlite"), WaitingLink()
+    desk = OrderDesk(book, link, {"left": 0}, lambda _: None)
+    assert not desk.overflows(1 << 40)
+    for number in range(3):
+        first = 10**6 * number
+        desk.order("r", Window("left", "region", f"cam0/{number}", first, first + 50, first - 10, True), NO_GRADE)
+    assert not desk.overflows(None)
+    assert not desk.overflows(50 + COUNTS // 4)
+    assert desk.overflows(51 + COUNTS // 4)
+    desk.forget({"left": 100})
+    assert not desk.overflows(51 + COUNTS // 4)
+    book.close()
 
 
 def test_more_orders_than_the_plc_has_sequences_are_each_given_again(tmp_path: Path) -> None:

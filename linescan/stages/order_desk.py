@@ -132,10 +132,14 @@ class OrderDesk:
         except JournalFullError:  # they stay in the book: given once more after a restart, which does no harm
             self._counters["orders_unforgotten"] = len(self._passed)
 
-    @property
-    def overflows(self) -> bool:
-        """Whether more wait for the web to pass than can lie between a camera and a gate."""
-        return len(self._pending) > MOST_PENDING
+    def overflows(self, inspected: int | None) -> bool:
+        """Whether more wait than can lie between a camera and a gate, or one so far behind what is inspected by now.
+
+        Half a turn of its counter later the PLC would take an order for one that is still to come.
+        """
+        oldest = next(iter(self._pending.values()), None)
+        far = oldest is not None and inspected is not None and inspected - oldest.end_count > COUNTS // 4
+        return far or len(self._pending) > MOST_PENDING
 
     @property
     def counters(self) -> Counter[str]:

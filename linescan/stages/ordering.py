@@ -121,8 +121,9 @@ class Ordering:
 
     @property
     def overflows(self) -> bool:
-        """Whether so much waits that the PLC cannot have told where the web is for long."""
-        return self._desk.overflows
+        """Whether so much waits, or for so long, that the PLC cannot have told where the web is for long."""
+        limits = [self.schedule.limit(lane) for lane in self.lanes]
+        return self._desk.overflows(max((limit for limit in limits if limit is not None), default=None))
 
     def begin_anew(self) -> None:
         """What was ordered at the PLC's counts means nothing any more."""

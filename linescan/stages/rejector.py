@@ -31,7 +31,6 @@ from linescan.messages import (
 from linescan.plc.link import Flags, PlcLink, PlcView
 from linescan.stages.camera_streams import CameraStreams
 from linescan.stages.gatekeeper import Gatekeeper
-from linescan.stages.order_desk import MOST_PENDING
 from linescan.stages.ordering import Ordering
 from linescan.web import Motion
 
@@ -129,7 +128,7 @@ class Rejector:
         if seen.jumped or self._orders.leapt_back():
             self._begin_anew("the PLC's counter jumped")
         elif self._orders.overflows:
-            self._begin_anew(f"more than {MOST_PENDING} orders waited for the PLC to say where the web is")
+            self._begin_anew("too many orders waited, or for too long, for the PLC to say where the web is")
         self._streams.compare(now, seen.pulse)
         self._orders.moved(now)
         self._speak(now)
