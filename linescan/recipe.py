@@ -43,6 +43,7 @@ class Setup:
             "inspection": self.settings.model_dump(mode="json"),
             "geometry": self.geometry.model_dump(mode="json"),
             **({} if self.flatfield is None else {"flatfield": self.flatfield.pinned}),
+            **({} if self.calibration is None else {"calibration_sha256": self.calibration.sha256}),
         }
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from linescan.cli import calibrate as cli
 from linescan.cli.main import main
 from linescan.cli.replay import main as replay
 from linescan.config import ImageBand, InspectionSettings, Recipe, Selvage, load_toml
@@ -386,7 +389,45 @@ def test_what_cannot_be_calibrated_on(
         assert said in error
     assert list(out.iterdir()) == []
     assert calibrate(shop / "good", tiny_bundle, tmp_path / "nowhere" / "R.toml") == 2
-    assert "cannot be written: No such file" in capsys.readouterr().err
+    assert "nowhere does not exist" in capsys.readouterr().err
+
+
+def test_what_is_interrupted_leaves_the_recipe_and_its_columns_as_they_were(
+    shop: Path, tiny_bundle: Path, tmp_path: Path
+) -> None:
+    """A new calibration under an old threshold would be taken without a word."""
+    recipe = tmp_path / "R.toml"
+    assert calibrate(shop / "good", tiny_bundle, recipe, "--false-alarms", "30") == 0
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    with patch.object(cli, "choose_threshold", side_effect=KeyboardInterrupt):
+        assert calibrate(shop / "roll", tiny_bundle, recipe, "--false-alarms", "30") == 130
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_a_roll_s_start_tells_one_calibration_from_another(shop: Path, tiny_bundle: Path, tmp_path: Path) -> None:
+    recipe = tmp_path / "R.toml"
+    assert calibrate(shop / "good", tiny_bundle, recipe, "--false-alarms", "30") == 0
+    setup = load_setup(None, recipe)
+    assert setup.calibration is not None
+    other = replace(setup, calibration=replace(setup.calibration, mean=setup.calibration.mean + np.float32(0.01)))
+    assert setup.pinned != other.pinned
+    assert setup.pinned == load_setup(None, recipe).pinned
+    assert "calibration_sha256" not in replace(setup, calibration=None).pinned
+
+
+def test_what_could_not_be_inspected_is_told(
+    tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    web = weave(400, seed=5)
+    web[100:200] = 0
+    write_frames(tmp_path / "some", web, 100)
+    assert calibrate(tmp_path / "some", tiny_bundle, tmp_path / "R.toml", "--false-alarms", "30") == 0
+    assert "of 400 lines of the good footage could not be inspected (invalid-image)" in capsys.readouterr().out
+    web[100:350] = 0
+    write_frames(tmp_path / "most", web, 100)
+    assert calibrate(tmp_path / "most", tiny_bundle, tmp_path / "S.toml", "--false-alarms", "30") == 65
+    assert "it is no good web, or not this bundle's" in capsys.readouterr().err
+    assert not (tmp_path / "S.toml").exists()
 
 
 def test_it_makes_a_recipe_and_reads_none(shop: Path, capsys: pytest.CaptureFixture[str]) -> None:

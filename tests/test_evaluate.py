@@ -16,7 +16,7 @@ import tifffile
 from numpy.typing import NDArray
 
 from linescan.cli.main import main
-from linescan.config import SsimSettings
+from linescan.config import ImageBand, SsimSettings
 from linescan.footage import write_image
 from linescan.models.runner import Execution, Runner
 from linescan.recipe import load_setup
@@ -107,6 +107,24 @@ def test_only_the_columns_asked_for_count(images: Set, toy: Path, tmp_path: Path
     metrics = metrics_of(tmp_path / "out")
     assert metrics["settings"]["columns"] == [36, 64]
     assert (metrics["at_threshold"]["defects"], metrics["at_threshold"]["found"]) == (1, 1)
+
+
+def test_what_was_not_inspected_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A defect that nobody looked at would else be missing from found and from all alike."""
+    folder, masks = tmp_path / "images", tmp_path / "masks"
+    folder.mkdir()
+    masks.mkdir()
+    image = blot(plain(160, 64, 0), 30, 20, SIZE)
+    image[100:] = 0
+    write_image(folder / "a.png", image)
+    write_mask(masks / "a.png", (30, 20), (130, 40), shape=(160, 64))
+    model = toy_bundle(tmp_path / "banded.pt", band=ImageBand(mean_low=0.2))
+    assert evaluate((folder, masks), model, tmp_path / "out") == 0
+    counts = metrics_of(tmp_path / "out")["at_threshold"]
+    assert (counts["defects"], counts["found"], counts["defects_not_inspected"]) == (1, 1, 1)
+    assert 50 < counts["lines_in_gaps"] <= 80
+    said = capsys.readouterr().out
+    assert f"none of these figures: {counts['lines_in_gaps']} lines, and 1 defects" in said
 
 
 def test_a_scaled_model_is_scored_on_the_images_own_pixels(tmp_path: Path) -> None:

@@ -50,6 +50,25 @@ def bounds(region: Region) -> tuple[int, int, int, int]:
     return region.first_line, region.last_line, region.first_column, region.last_column
 
 
+def test_after_an_error_nothing_goes_on() -> None:
+    """What was summed up to it would be summed again, and told as inspected."""
+    calls: list[int] = []
+
+    def once(patches: torch.Tensor) -> torch.Tensor:
+        calls.append(1)
+        if len(calls) == 2:
+            raise MemoryError("once")
+        return patches * 0.8
+
+    inspector = Inspector(settings_of(), Footprint(60), once)
+    pixels = np.random.default_rng(0).integers(0, 255, (40, 60), dtype=np.uint8)
+    inspector.push(pixels)
+    with pytest.raises(MemoryError):
+        inspector.push(pixels)
+    with pytest.raises(InspectionError, match="broke this segment off"):
+        inspector.push(pixels)
+
+
 # ------------------------------------------------------------------------------------------------ regions
 
 

@@ -174,7 +174,11 @@ def test_ranges_are_what_the_layers_see(bundle: Bundle) -> None:
 
 
 def test_int8_rounds_inputs_and_weights_and_nothing_else(bundle: Bundle) -> None:
-    """Against the same rounding written out in torch: what is left is values that fall to either side of a step."""
+    """Against the same rounding written out in torch, with which patches agree to a thousandth of what rounding costs.
+
+    Not all do: a latent number that float32's last bits put on the other side of a step moves its whole patch, and
+    how many such there are is the chance of these weights. By any other rounding none would agree.
+    """
     batch, ranges = good_patches(40), load_ranges(bundle).ranges
     values, bounds = batch, iter(zip(ranges.lowest, ranges.highest, strict=True))
     with torch.inference_mode():
@@ -185,7 +189,9 @@ def test_int8_rounds_inputs_and_weights_and_nothing_else(bundle: Bundle) -> None
             values = layer(values)
     exact = Runner(bundle, Execution("cpu", "float32", BATCH, 1))(batch)
     int8 = Runner(bundle, Execution("openvino", "int8", BATCH, 1))(batch)
-    assert rms(int8 - values) < rms(int8 - exact) / 3
+    apart, rounding = ((int8 - other).square().mean((1, 2, 3)).sqrt() for other in (values, exact))
+    assert int((apart < 1e-3 * rounding).sum()) >= len(batch) / 4
+    assert rms(int8 - values) < rms(int8 - exact)
 
 
 # ------------------------------------------------------------------------------------------------ what is refused

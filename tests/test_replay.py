@@ -265,6 +265,25 @@ def test_rows_shrink_alike_however_they_come(portions: list[int], shrink: int, m
         assert [int(row.max()) for row in first] == [int(block.max()) for block in blocks]
 
 
+@pytest.mark.parametrize("lines", [1, 1023, 1024, 5000])
+def test_lines_of_one_value_are_drawn_a_piece_at_a_time(lines: int) -> None:
+    padded, added = (ShrinkingRows(1, 5, mean=False) for _ in range(2))
+    biggest = 0
+    add = ShrinkingRows.add
+
+    def watched(self: ShrinkingRows, rows: NDArray[np.uint8]) -> None:
+        nonlocal biggest
+        biggest = max(biggest, len(rows))
+        add(self, rows)
+
+    with patch.object(ShrinkingRows, "add", watched):
+        padded.pad(lines, 7)
+    added.add(np.full((lines, 5), 7, np.uint8))
+    assert padded.lines == added.lines == lines
+    assert np.array_equal(padded.picture(), added.picture())
+    assert biggest <= pictures.PADDED
+
+
 @pytest.mark.parametrize("heights", [LINES, 50])
 def test_a_roll_too_long_for_its_picture_keeps_its_defects(tmp_path: Path, toy: Path, heights: int) -> None:
     folder = write_frames(tmp_path / "roll", defective()[:251], heights)

@@ -7,11 +7,12 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from unittest.mock import patch
 
 import pytest
 import torch
 
-from linescan.inspection.threads import InTurn, shared_out
+from linescan.inspection.threads import InTurn, _pool, shared_out
 
 
 @pytest.fixture(autouse=True)
@@ -46,6 +47,20 @@ def test_torch_has_one_thread_within_a_piece_and_as_many_as_before_outside() -> 
         assert another.submit(torch.get_num_threads).result() == 3
     torch.set_num_threads(2)
     assert shared_out(lambda _: torch.get_num_threads(), range(8), 4) == [1] * 8
+
+
+def test_a_thread_that_cannot_be_had_leaves_none_that_waits_for_it() -> None:
+    submit, pools = ThreadPoolExecutor.submit, []
+
+    def first_alone(self: ThreadPoolExecutor, *work: object) -> object:
+        pools.append(self)
+        if len(pools) == 2:
+            raise RuntimeError("can't start new thread")
+        return submit(self, *work)  # type: ignore[arg-type]
+
+    with patch.object(ThreadPoolExecutor, "submit", first_alone), pytest.raises(RuntimeError, match="new thread"):
+        _pool.__wrapped__(2)
+    pools[0].shutdown()  # waits
 
 
 def test_an_error_waits_for_what_still_runs() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from linescan.cli import train as train_command
 from linescan.cli.main import main
 from linescan.config import SsimSettings, TrainingSettings
 from linescan.errors import FootageError, InputError, TrainingError
@@ -313,9 +315,8 @@ def test_a_start_that_is_slow_is_not_dead(images: GoodImages) -> None:
         trainer._refuse_bad_optimum(Epoch(2, 8.0, 8.7, 0.05, 0.5))
         with pytest.raises(TrainingError, match=r"epoch 2: .*a dead start"):
             trainer._refuse_bad_optimum(Epoch(2, 8.9, 8.95, 0.05, 0.5))
-    trainer.history = []
-    with patch.object(train, "DEAD_START_STEPS", 1), pytest.raises(TrainingError, match=r"epoch 1: .*a dead start"):
-        trainer._refuse_bad_optimum(Epoch(1, 9.0, 9.0, 0.05, 0.5))
+        trainer.history = []
+        trainer._refuse_bad_optimum(Epoch(1, 9.0, 9.0, 0.05, 0.5))  # the next one will tell
 
 
 def test_no_false_alarm_of_a_dead_start(easy: GoodImages) -> None:
@@ -692,6 +693,52 @@ def test_bundles_on_the_way(good_footage: Path, tmp_path: Path) -> None:
     assert load_bundle(tmp_path / "M.epoch001.pt").metadata.metrics["epochs"] == 1
     assert load_bundle(tmp_path / "M.pt").metadata.metrics["epochs"] == 2
     assert not (tmp_path / "M.epoch002.pt").exists()
+
+
+def test_a_bundle_on_the_way_that_is_too_weak_does_not_end_the_training(
+    good_footage: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    real = train_command.produce
+
+    def weak_at_first(trainer: Trainer, *others: Any) -> Any:
+        if len(trainer.history) < 2:
+            raise TrainingError("it sees none of the defects")
+        return real(trainer, *others)
+
+    with patch.object(train_command, "produce", weak_at_first):
+        assert trained(good_footage, tmp_path / "M.pt", "--method", "l2", "--bundle-every", "1") == 0
+    assert not (tmp_path / "M.epoch001.pt").exists()
+    assert (tmp_path / "M.pt").exists()
+    said = capsys.readouterr()
+    assert "M.epoch001.pt was not written: it sees none of the defects" in said.out + said.err
+
+
+def test_what_could_never_be_written_is_refused_first(
+    good_footage: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for every in ("0", "-1"):
+        assert trained(good_footage, tmp_path / "M.pt", "--bundle-every", every) == 2
+        assert "1 or more epochs" in capsys.readouterr().err
+    (tmp_path / "folder").mkdir()
+    assert trained(good_footage, tmp_path / "folder") == 2
+    assert "a file was expected, it is a folder" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+
+
+def test_a_checkpoint_for_which_there_is_no_room_is_named(
+    good_footage: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    usual = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, usual[1]))
+    try:
+        code = trained(good_footage, tmp_path / "M.pt")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, usual)
+    error = capsys.readouterr().err
+    assert code != 0
+    assert "Traceback" not in error
+    assert f"{tmp_path / 'M.pt.checkpoint'}: File too large" in error
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_what_was_asked_for_is_in_the_bundle(tiny_bundle: Path, good_footage: Path) -> None:

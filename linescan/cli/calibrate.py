@@ -9,10 +9,11 @@ from pathlib import Path
 import torch
 
 from linescan.cli.common import add_execution_arguments, add_model_arguments, closed
-from linescan.errors import FootageError
+from linescan.errors import ConfigError, FootageError, InputError
 from linescan.flatfield_file import StoredFlatField, load_flatfield
 from linescan.footage import Footage, open_footage
 from linescan.inspection.lines import Pixels
+from linescan.messages import Gap
 from linescan.models.runner import Runner, choose_execution
 from linescan.pixels import format_of
 from linescan.recipe import check_footage, load_setup, save_calibration
@@ -35,6 +36,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     asked = FalseAlarms(args.false_alarms, args.pixel_size_mm)
+    if not args.output.parent.is_dir():
+        raise ConfigError(f"--output {args.output}: the folder {args.output.parent} does not exist")
+    gaps: list[Gap] = []
     with open_footage(args.images) as footage:
         bounds = closed(args.columns, footage.columns)
         flatfield = load_flatfield(args.flatfield) if args.flatfield else None
@@ -43,14 +47,18 @@ def run(args: argparse.Namespace) -> int:
         bundle = setup.bundle
         runner = Runner(bundle, choose_execution(bundle, args.device, args.precision, args.batch, args.threads))
         rolls = [[pixels] for pixels in _lines(footage, flatfield)] if args.separate else [_lines(footage, flatfield)]
-        maps = good_scores(rolls, setup.settings, runner, footage.bit_depth, runner.device)
-    columns_file = None
-    if not args.no_columns:
-        calibration = column_calibration(maps)
-        columns_file = args.output.with_suffix(".columns.npz")
-        save_calibration(columns_file, calibration, bundle.sha256, sum(map(len, maps)))
+        maps = good_scores(rolls, setup.settings, runner, footage.bit_depth, runner.device, on_gap=gaps.append)
+    _say(gaps, sum(map(len, maps)) * setup.settings.scale)
+    calibration = None if args.no_columns else column_calibration(maps)
+    if calibration is not None:
         maps = [calibration.apply(torch.from_numpy(score)).numpy() for score in maps]
     threshold, basis = choose_threshold(maps, setup.settings.scale, asked)
+    columns_file = None
+    if (
+        calibration is not None
+    ):  # beside its threshold: what was there before is left as it was where that took too long
+        columns_file = args.output.with_suffix(".columns.npz")
+        save_calibration(columns_file, calibration, bundle.sha256, sum(map(len, maps)))
     write_recipe(args.output, bundle, threshold, columns_file, setup.settings)
     note = " (extrapolated: this much good web cannot show so low a rate)" if basis.extrapolated else ""
     print(
@@ -59,6 +67,18 @@ def run(args: argparse.Namespace) -> int:
     )
     print(f"written: {args.output}" + (f", {columns_file}" if columns_file else ""))
     return 0
+
+
+def _say(gaps: list[Gap], inspected: int) -> None:
+    """What was left out; raises InputError where it is most of it."""
+    left_out = sum(gap.last_line - gap.first_line + 1 for gap in gaps)
+    if not left_out:
+        return
+    causes = ", ".join(sorted({gap.cause for gap in gaps}))
+    said = f"{left_out} of {left_out + inspected} lines of the good footage could not be inspected ({causes})"
+    if left_out > inspected:
+        raise InputError(f"{said}: it is no good web, or not this bundle's")
+    print(f"{said}; the rest is what the recipe rests on")
 
 
 def _lines(footage: Footage, flatfield: StoredFlatField | None) -> Iterator[Pixels]:

@@ -42,5 +42,10 @@ def run(args: argparse.Namespace) -> int:
         f"at threshold {metrics['threshold']:.4g}: {at['found']} of {at['defects']} defects found, "
         f"{at['false_regions']} false regions ({at['false_regions_per_megapixel']:.3g} per megapixel)"
     )
+    if at["lines_in_gaps"] or at["defects_not_inspected"]:
+        print(
+            f"not inspected, and in none of these figures: {at['lines_in_gaps']} lines, and "
+            f"{at['defects_not_inspected']} defects outside of what was"
+        )
     print(f"written: {args.output}")
     return 0

@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from linescan.cli.common import closed, columns
 from linescan.config import MAX_SMOOTHING_SIGMA, Augmentation, Method, SsimSettings, TrainingSettings, checked
-from linescan.errors import ConfigError
+from linescan.errors import ConfigError, TrainingError
 from linescan.flatfield_file import load_flatfield
 from linescan.footage import open_footage
 from linescan.models.runner import has_fast_bfloat16
@@ -124,6 +124,10 @@ def run(args: argparse.Namespace) -> int:
     asked = FalseAlarms(args.false_alarms, args.pixel_size_mm)
     if not args.output.parent.is_dir():
         raise ConfigError(f"--output {args.output}: the folder {args.output.parent} does not exist")
+    if args.output.is_dir():
+        raise ConfigError(f"--output {args.output}: a file was expected, it is a folder")
+    if args.bundle_every is not None and args.bundle_every < 1:
+        raise ConfigError(f"--bundle-every {args.bundle_every}: 1 or more epochs expected")
     flatfield = load_flatfield(args.flatfield) if args.flatfield else None
     images = load_good_images(args.images, settings.columns, settings.scale, settings.patch_size, flatfield)
     checkpoint = args.output.with_name(args.output.name + ".checkpoint")
@@ -142,7 +146,10 @@ def run(args: argparse.Namespace) -> int:
         )
         if args.bundle_every and epoch.number % args.bundle_every == 0 and epoch.number < settings.epochs:
             path = args.output.with_suffix(f".epoch{epoch.number:03d}.pt")
-            produce(trainer, images, use, asked, path, args.terms)
+            try:
+                produce(trainer, images, use, asked, path, args.terms)
+            except TrainingError as error:  # it may become better yet
+                bar.write(f"{path.name} was not written: {error}")
 
     steps = -(-settings.patches // settings.batch)
     with tqdm(total=steps * settings.epochs, initial=steps * len(trainer.history), unit="step") as bar:

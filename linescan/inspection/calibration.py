@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -19,6 +20,10 @@ class ColumnCalibration:
 
     mean: NDArray[np.float32]
     deviation: NDArray[np.float32]
+
+    @cached_property
+    def sha256(self) -> str:
+        return hashlib.sha256(self.mean.tobytes() + self.deviation.tobytes()).hexdigest()
 
     def apply(self, rows: Tensor) -> Tensor:
         """(residual − mean) / deviation, column by column, of rows×W."""

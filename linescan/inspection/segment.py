@@ -89,6 +89,7 @@ class Segment:
         self._scored = max(0, resume_row - opening.REACH)
         self._residual_done = max(0, self._scored - self._smoothing)
         self._final = 0 if first == 0 else self._residual_done - self._reach  # reconstruction rows before it are final
+        self._broken_off = False
         self._web = Rows(first)
         self._total = Rows(first)  # weighted sums of reconstructions, C×rows×width
         self._weight = Rows(first)
@@ -104,6 +105,9 @@ class Segment:
 
     def push(self, rows: Tensor) -> list[Band]:
         """Takes C×n×W scaled rows; returns one band for each row of the patch grid that they complete."""
+        if self._broken_off:
+            raise InspectionError("an error broke this segment off in the middle of its sums: it cannot go on")
+        self._broken_off = True
         self._web.append(rows)
         p, s = self._settings.patch_size, self._settings.stride
         bands: list[Band] = []
@@ -118,6 +122,7 @@ class Segment:
             self._final = max(self._final, lines[-1])
             bands += self._advance([line - self._halo for line in lines])
         self._trim()
+        self._broken_off = False
         return bands
 
     def finish(self) -> list[Band]:

@@ -70,7 +70,12 @@ def _pool(threads: int) -> ThreadPoolExecutor:
         torch.get_num_threads()  # asked first, since a thread's first question gives it the number that is set last
         torch.set_num_threads(1)
 
-    wait([pool.submit(be_one) for _ in range(threads)])
+    try:
+        begun = [pool.submit(be_one) for _ in range(threads)]
+    except RuntimeError:  # the system has no thread left: those that wait for it would wait for ever
+        together.abort()
+        raise
+    wait(begun)
     torch.set_num_threads(before)  # of this thread and of those to come
     return pool
 

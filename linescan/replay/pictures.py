@@ -18,6 +18,7 @@ from linescan.inspection.lines import Pixels
 MAX_ROWS = 8192  # of web.png before its resolution is halved
 MAX_COLUMNS = 4096
 BLOCK = 64
+PADDED = 1024  # lines of a gap at a time
 RED, BLUE = (0, 0, 255), (255, 160, 0)  # BGR
 
 
@@ -45,6 +46,11 @@ class ShrinkingRows:
             self._keep(_reduced(joined[:whole], self.shrink, self._mean))
             joined = joined[whole:]
         self._pending = [joined.copy()]
+
+    def pad(self, lines: int, value: int) -> None:
+        """So many lines of one value."""
+        for first in range(0, lines, PADDED):
+            self.add(np.full((min(PADDED, lines - first), self._columns), value, np.uint8))
 
     def _keep(self, rows: NDArray[np.uint8]) -> None:
         self._rows.append(rows)
@@ -89,9 +95,9 @@ class WebPicture:
     def add_lines(self, pixels: Pixels | None, lines: int, first_line: int, bit_depth: int) -> None:
         """Lines as they come from the footage; None where there are no pixels. What was skipped stays black."""
         if first_line > self._web.lines:
-            self._web.add(np.zeros((first_line - self._web.lines, self._columns), np.uint8))
+            self._web.pad(first_line - self._web.lines, 0)
         if pixels is None:
-            self._web.add(np.zeros((lines, self._columns), np.uint8))
+            self._web.pad(lines, 0)
             return
         grey = pixels if pixels.ndim == 2 else pixels.mean(2)
         self._web.add((grey[max(0, self._web.lines - first_line) :] / 2 ** (bit_depth - 8)).astype(np.uint8))
@@ -109,7 +115,7 @@ class WebPicture:
 
     def _pad_to(self, line: int) -> None:
         if line > self._marks.lines:
-            self._marks.add(np.full((line - self._marks.lines, self._columns), 2, np.uint8))
+            self._marks.pad(line - self._marks.lines, 2)
 
     def save(self, path: Path) -> None:
         if not self._web.lines:

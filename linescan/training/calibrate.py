@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 
 from linescan.config import InspectionSettings
 from linescan.errors import ConfigError, InputError
-from linescan.inspection import FinalBand, Footprint, Inspector
+from linescan.inspection import FinalBand, Finding, Footprint, Inspector
 from linescan.inspection.calibration import ColumnCalibration, ColumnStatistics
 from linescan.inspection.lines import Pixels
 from linescan.inspection.opening import REACH, opening
 from linescan.inspection.segment import Reconstruct
+from linescan.messages import Gap
 from linescan.models.bundle import Threshold
 
 UNREACHABLE = 1e30  # a threshold that nothing exceeds
@@ -61,8 +62,9 @@ def good_scores(
     bit_depth: int,
     device: torch.device,
     calibration: ColumnCalibration | None = None,
+    on_gap: Callable[[Gap], object] = lambda _: None,
 ) -> list[Map]:
-    """Score maps of good rolls, rows×W each, by the same engine that inspects; gaps are left out."""
+    """Score maps of good rolls, rows×W each, by the same engine that inspects; gaps are left out, and told."""
     settings = settings.model_copy(update={"threshold": UNREACHABLE})
     maps: list[Map] = []
     for roll in rolls:
@@ -73,6 +75,7 @@ def good_scores(
             score = torch.where(final.band.inspected, final.band.score, torch.nan)
             bands.append(score[~final.band.faulty].cpu().numpy())
 
+        findings: list[Finding] = []
         inspector: Inspector | None = None
         for pixels in roll:
             inspector = inspector or Inspector(
@@ -83,9 +86,12 @@ def good_scores(
                 calibration=calibration,
                 on_band=keep,
             )
-            inspector.push(pixels)
+            findings += inspector.push(pixels)
         if inspector is not None:
-            inspector.finish()
+            findings += inspector.finish()
+        for finding in findings:
+            if isinstance(finding, Gap):
+                on_gap(finding)
         if bands:
             maps.append(np.concatenate(bands))
     if not maps:

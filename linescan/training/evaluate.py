@@ -37,6 +37,8 @@ class DefectCount:
     found: int = 0
     false_regions: int = 0
     megapixels: float = 0.0
+    not_inspected: int = 0  # defects
+    lines_in_gaps: int = 0
     overlap: list[float] = field(default_factory=list)
 
     def add(self, result: ImageResult, defect: Mask, inspected: Mask) -> None:
@@ -47,6 +49,9 @@ class DefectCount:
             self.defects += 1
             self.found += share > 0
             self.overlap.append(share)
+        whole, labels = cv2.connectedComponents(defect.astype(np.uint8), connectivity=8)
+        self.not_inspected += whole - len(np.union1d(labels[inspected], [0]))
+        self.lines_in_gaps += result.lines_in_gaps
         self.false_regions += sum(not _touches(region, defect) for region in result.regions)
         self.megapixels += float(inspected.sum()) / 1e6
 
@@ -57,6 +62,8 @@ class DefectCount:
             "found": self.found,
             "false_regions": self.false_regions,
             "false_regions_per_megapixel": round(rate, 4),
+            "defects_not_inspected": self.not_inspected,
+            "lines_in_gaps": self.lines_in_gaps,
         }
 
 
@@ -82,6 +89,8 @@ def evaluate(
     """
     known = _masks(masks)
     _require_defects(known.values(), masks)
+    if output.exists():
+        make_folder(output)  # before an hour of inspection, not after it
     counts = DefectCount()
     rows: list[SheetRow] = []
     panels: list[list[Panel]] = []

@@ -40,6 +40,7 @@ class ImageResult:
     opened: Mask
     reconstruction: Map
     regions: tuple[Region, ...]
+    lines_in_gaps: int = 0
     components: dict[str, Map] = field(default_factory=dict)
 
 
@@ -71,7 +72,7 @@ def _inspect(frame: FootageFrame, setup: Setup, runner: Runner, components: bool
         on_band=canvas.add,
     )
     regions: list[Region] = []
-    inspect_roll(
+    result = inspect_roll(
         inspector,
         [frame],
         lambda finding: regions.append(finding) if isinstance(finding, Region) and is_final(finding) else None,
@@ -84,6 +85,7 @@ def _inspect(frame: FootageFrame, setup: Setup, runner: Runner, components: bool
         canvas.opened,
         canvas.reconstruction,
         tuple(regions),
+        result.end.lines_in_gaps,
         canvas.component_maps() if components else {},
     )
 

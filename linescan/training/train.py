@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 
 from linescan.config import TrainingSettings
 from linescan.errors import InputError, TrainingError
-from linescan.files import atomic_file
+from linescan.files import write_atomically
 from linescan.models.autoencoder import Model, VariationalAutoencoder, initialise, model_for
 from linescan.models.memory import keep_freed_memory
 from linescan.training.agreement import agreement
@@ -182,8 +183,8 @@ class Trainer:
                 f"{epoch.correlation:.2f}): the mirrored optimum of SSIM, where the loss looks good and no defect "
                 "shows. Train again with another --seed"
             )
-        before = self.history[-1].validation_loss if self.history else math.inf
-        learns = math.isfinite(before) and epoch.validation_loss < STANDING * before
+        # after one epoch nobody knows whether it stands
+        learns = not self.history or epoch.validation_loss < STANDING * self.history[-1].validation_loss
         if steps >= DEAD_START_STEPS and epoch.correlation < DEAD_CORRELATION and not learns:
             raise TrainingError(
                 f"epoch {epoch.number}: after {steps} steps the reconstruction still has nothing of the web "
@@ -218,8 +219,9 @@ class Trainer:
             "optimiser": self._optimiser.state_dict(),
             "history": [vars(epoch) for epoch in self.history],
         }
-        with atomic_file(path) as file:
-            torch.save(state, file)
+        buffer = io.BytesIO()  # torch hides what the system refuses, like room on the disk
+        torch.save(state, buffer)
+        write_atomically(path, buffer.getvalue())
 
     def _resume(self, path: Path) -> None:
         try:
