@@ -125,9 +125,9 @@ class _MeanDissimilarity(torch.autograd.Function):
 
         def one(first: int) -> float:
             part = slice(first, first + TOGETHER)
-            value, ctx_gradient = _sum_and_gradient(x[part], y[part], ssim, gradient is not None)
+            value, of_part = _sum_and_gradient(x[part], y[part], ssim, gradient is not None)
             if gradient is not None:
-                gradient[part] = ctx_gradient
+                gradient[part] = of_part
             return value
 
         pieces = range(0, len(x), TOGETHER)
