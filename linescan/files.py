@@ -41,8 +41,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     except BaseException as error:
         temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.filename is None:  # as of a write for which there is no room
-            error.filename = str(path)
+        if isinstance(error, OSError) and error.errno and not error.filename:
+            error.filename = str(path)  # a write for which there is no room names none
         raise
 
 
