@@ -317,6 +317,8 @@ def test_a_start_that_is_slow_is_not_dead(images: GoodImages) -> None:
             trainer._refuse_bad_optimum(Epoch(2, 8.9, 8.95, 0.05, 0.5))
         trainer.history = []
         trainer._refuse_bad_optimum(Epoch(1, 9.0, 9.0, 0.05, 0.5))  # the next one will tell
+        with pytest.raises(TrainingError, match=r"epoch 9: .*a dead start"):  # nobody wants a model of that
+            trainer._refuse_bad_optimum(Epoch(9, 8.0, 8.0, 0.05, 0.5))
 
 
 def test_no_false_alarm_of_a_dead_start(easy: GoodImages) -> None:

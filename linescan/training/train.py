@@ -183,8 +183,9 @@ class Trainer:
                 f"{epoch.correlation:.2f}): the mirrored optimum of SSIM, where the loss looks good and no defect "
                 "shows. Train again with another --seed"
             )
-        # after one epoch nobody knows whether it stands
-        learns = not self.history or epoch.validation_loss < STANDING * self.history[-1].validation_loss
+        # after one epoch nobody knows whether it stands; after the last one there is no time left to learn
+        falls = not self.history or epoch.validation_loss < STANDING * self.history[-1].validation_loss
+        learns = falls and epoch.number < self.settings.epochs
         if steps >= DEAD_START_STEPS and epoch.correlation < DEAD_CORRELATION and not learns:
             raise TrainingError(
                 f"epoch {epoch.number}: after {steps} steps the reconstruction still has nothing of the web "
