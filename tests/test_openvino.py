@@ -27,7 +27,7 @@ from linescan.models.runner import Execution, Precision, Runner, choose_executio
 from linescan.stages.engine import _stored_execution
 from tests.conftest import blot, toy_bundle, weave, write_frames
 
-BATCH = 19  # with two threads: two shares, the second with a place that stays empty
+BATCH = 19
 PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16", "int8")
 
 pytestmark = pytest.mark.skipif(not openvino.openvino_installed(), reason="the extra linescan[openvino] is not here")

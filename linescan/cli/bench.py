@@ -17,7 +17,8 @@ from linescan.bench.whole import Web, bare_table, end_to_end, peak_memory
 from linescan.cli.common import add_execution_arguments, add_model_arguments
 from linescan.errors import ConfigError
 from linescan.files import write_atomically
-from linescan.models.runner import Execution, Precision, available_threads, choose_execution, has_fast_bfloat16
+from linescan.models.processor import has_bfloat16
+from linescan.models.runner import Execution, Precision, available_threads, choose_execution
 from linescan.recipe import Setup, load_setup, patches_a_row
 
 PAPER_STRIDE = 30
@@ -101,7 +102,7 @@ def _memory(setup: Setup, chosen: Execution, asked: Web) -> dict[str, Any]:
 
 
 def _speed(args: argparse.Namespace, setup: Setup, chosen: Execution, asked: Web) -> dict[str, Any]:
-    precisions: list[Precision] = ["float32", "bfloat16"] if has_fast_bfloat16() else ["float32"]
+    precisions: list[Precision] = ["float32", "bfloat16"] if has_bfloat16() else ["float32"]
     bare = bare_table(setup, chosen.device, sorted({1, available_threads()}), precisions)
     for name, rate in bare.items():
         print(f"bare forward, {name}: {rate:.0f} patches/s", flush=True)

@@ -14,7 +14,7 @@ from linescan.config import MAX_SMOOTHING_SIGMA, Augmentation, Method, SsimSetti
 from linescan.errors import ConfigError, TrainingError
 from linescan.flatfield_file import load_flatfield
 from linescan.footage import open_footage
-from linescan.models.runner import has_fast_bfloat16
+from linescan.models.processor import has_fast_bfloat16
 from linescan.training.calibrate import FalseAlarms
 from linescan.training.course import PAPER, SHORT, course_for
 from linescan.training.dataset import load_good_images

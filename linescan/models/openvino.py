@@ -16,8 +16,6 @@ from torch import Tensor
 from linescan.errors import BundleError, ConfigError
 from linescan.models.bundle import Bundle
 
-SHARE = 8  # patches that a stream of its own is worth
-
 
 def openvino_installed() -> bool:
     return importlib.util.find_spec("openvino") is not None
@@ -68,50 +66,53 @@ def converted(bundle: Bundle, batch: int) -> Any:
     return model
 
 
-class OpenVinoModule:
-    """A model compiled for one batch: B×C×P×P float32 → the reconstructions, same shape, in memory that is used again.
-
-    The batch is dealt out in equal shares, each to a stream with threads of its own, all in flight together; the last
-    is filled up with patches that do not count. All streams run one compiled shape, so that neither a patch's share nor
-    its place shows in its bits.
+class OpenVinoForward:
+    """One request of a compiled model: its input is overwritten for each run, and so is what a run gives.
 
     Args:
-        model: takes any batch; reshaped to a share's size here.
+        compiled: for exactly B×C×P×P patches, `shape`.
+    """
+
+    def __init__(self, compiled: Any, shape: list[int]) -> None:
+        openvino = import_openvino()
+        given, made = (np.full(shape, 0.5, np.float32) for _ in range(2))
+        self._request = compiled.create_infer_request()
+        self._request.set_input_tensor(openvino.Tensor(given, shared_memory=True))
+        self._request.set_output_tensor(openvino.Tensor(made, shared_memory=True))
+        self.input, self._output = torch.from_numpy(given), torch.from_numpy(made)
+
+    def __call__(self) -> Tensor:
+        self._request.start_async()
+        self._request.wait()  # other threads have Python meanwhile
+        return self._output
+
+
+class OpenVinoModule:
+    """A model compiled for batches of one size: B×C×P×P float32 → the reconstructions, same shape.
+
+    Each of `forwards` has a stream of one thread, so they may all run at once, each on a batch of its own. All streams
+    run one compiled shape: neither the forward nor its place shows in a patch's bits.
+
+    Args:
+        model: takes any batch; reshaped here.
         bfloat16: whether to multiply in it what is not in int8; else float32.
-        threads: of all streams together.
+        threads: how many forwards there are.
     """
 
     def __init__(self, model: Any, bfloat16: bool, batch: int, threads: int) -> None:
         openvino = import_openvino()
-        streams = max(1, min(threads, batch // SHARE))
-        share = -(-batch // streams)
-        shape = [share, *model.input(0).get_partial_shape().to_shape()[1:]]
+        shape = [batch, *model.input(0).get_partial_shape().to_shape()[1:]]
         model.reshape(shape)
-        compiled = openvino.Core().compile_model(model, "CPU", _properties(openvino, bfloat16, streams, threads))
-        given, made = (np.full((streams, *shape), 0.5, np.float32) for _ in range(2))
-        self._requests = [compiled.create_infer_request() for _ in range(streams)]
-        for request, one, other in zip(self._requests, given, made, strict=True):
-            request.set_input_tensor(openvino.Tensor(one, shared_memory=True))
-            request.set_output_tensor(openvino.Tensor(other, shared_memory=True))
-        self.input = torch.from_numpy(given).flatten(0, 1)[:batch]
-        self._output = torch.from_numpy(made).flatten(0, 1)[:batch]
-
-    def __call__(self, batch: Tensor) -> Tensor:
-        if batch.data_ptr() != self.input.data_ptr():
-            self.input.copy_(batch)
-        for request in self._requests:
-            request.start_async()
-        for request in self._requests:
-            request.wait()
-        return self._output
+        compiled = openvino.Core().compile_model(model, "CPU", _properties(openvino, bfloat16, threads))
+        self.forwards = [OpenVinoForward(compiled, shape) for _ in range(threads)]
 
 
-def _properties(openvino: Any, bfloat16: bool, streams: int, threads: int) -> dict[Any, Any]:
+def _properties(openvino: Any, bfloat16: bool, threads: int) -> dict[Any, Any]:
     hint, properties = openvino.properties.hint, openvino.properties
     return {
         hint.inference_precision: openvino.Type.bf16 if bfloat16 else openvino.Type.f32,
         # two cameras' workers would pin themselves to the same cores
         hint.enable_cpu_pinning: False,
-        properties.inference_num_threads: max(threads, streams),
-        openvino.properties.streams.num: streams,
+        properties.inference_num_threads: threads,
+        openvino.properties.streams.num: threads,
     }

@@ -24,7 +24,7 @@ from linescan.config import Settings, explain
 from linescan.errors import BundleError, ConfigError, InputError
 from linescan.files import write_atomically
 from linescan.models.bundle import Bundle
-from linescan.models.openvino import OpenVinoModule, converted, import_openvino
+from linescan.models.openvino import OpenVinoForward, OpenVinoModule, converted, import_openvino
 from linescan.models.parity import difference
 
 if TYPE_CHECKING:
@@ -154,12 +154,18 @@ def openvino_module(bundle: Bundle, execution: Execution) -> OpenVinoModule:
 
 def reference_difference(bundle: Bundle, module: OpenVinoModule) -> float:
     """RMS by which a module's reconstructions of the bundle's reference patch differ from float32's by torch."""
+    forward = module.forwards[0]
 
     def one_by_one(patches: Tensor) -> Tensor:
-        return torch.cat([module(patch.expand_as(module.input))[:1].clone() for patch in patches])
+        return torch.cat([_first_of(forward, patch) for patch in patches])
 
     with torch.inference_mode():
         return difference(bundle, one_by_one, bundle.module())
+
+
+def _first_of(forward: OpenVinoForward, patch: Tensor) -> Tensor:
+    forward.input.copy_(patch.expand_as(forward.input))
+    return forward()[:1].clone()
 
 
 def _convolutions(model: Any, name: str) -> list[Any]:

@@ -26,6 +26,7 @@ from linescan.models.memory import keep_freed_memory
 from linescan.models.openvino import check_openvino
 from linescan.models.openvino_int8 import load_ranges, openvino_module
 from linescan.models.parity import TOLERANCE, PrecisionWarning, difference, parity_patches
+from linescan.models.processor import has_fast_bfloat16
 
 Result = TypeVar("Result")
 Precision = Literal["float32", "bfloat16", "float16", "int8"]
@@ -104,20 +105,18 @@ class Runner:
     def _forwards(self, bundle: Bundle, fuse: bool) -> list[Forward]:
         """The forward with an input for each thread, warm."""
         execution, meta = self.execution, bundle.metadata
-        module: Callable[[Tensor], Tensor]
         if execution.device == "openvino":
-            module = compiled = openvino_module(bundle, execution)
-            inputs = [compiled.input]
+            forwards = [Forward(one.input, one) for one in openvino_module(bundle, execution).forwards]
         else:
             dtype: torch.dtype = getattr(torch, execution.precision)
             loaded = bundle.module(self.device, dtype)
-            module = loaded if meta.vae is None else loaded.moments
+            module: Callable[[Tensor], Tensor] = loaded if meta.vae is None else loaded.moments
             shape = (execution.batch, meta.channels, meta.patch_size, meta.patch_size)
             example = torch.full(shape, 0.5, dtype=dtype, device=self.device)
             inputs = [example.to(memory_format=torch.channels_last, copy=True) for _ in range(self._threads)]
             if fuse and self.device.type == "cpu" and meta.vae is None:
                 module = _fused_or(loaded, bundle, inputs[0])
-        forwards = [Forward(one, partial(module, one)) for one in inputs]
+            forwards = [Forward(one, partial(module, one)) for one in inputs]
         with torch.inference_mode():
             for forward in forwards:
                 for _ in range(3):  # the first calls of a TorchScript module specialise it
@@ -291,7 +290,7 @@ def _fastest(
     threads = threads or available_threads()
     precisions = _precisions(device, precision)
     forwards = side_by_side(device, threads)
-    filled = {filled_batch(patches_a_row, count) for count in (1, forwards)} if patches_a_row else set()
+    filled = [filled_batch(patches_a_row, count) for count in (forwards, 1)] if patches_a_row else []
     batches = [batch] if batch else _usual_batches(device, filled)
     quantisation = load_ranges(bundle).sha256 if precision == "int8" else ""
     candidates = [Execution(device, p, b, threads, quantisation) for p in precisions for b in batches]
@@ -306,18 +305,18 @@ def _fastest(
     return max(candidates, key=rate.__getitem__)
 
 
-def _usual_batches(device: str, filled: set[int]) -> list[int]:
+def _usual_batches(device: str, filled: list[int]) -> list[int]:
     """Which batches are worth a trial; of OpenVINO one, since compiling takes longer than the trials can win."""
     if device == "cuda":
         return [GPU_BATCH]
     if device == "openvino":
-        return [max(filled, default=max(BATCHES))]
-    return sorted(filled.union(BATCHES))
+        return filled[:1] or [max(BATCHES)]
+    return sorted({*filled, *BATCHES})
 
 
 def side_by_side(device: str, threads: int) -> int:
-    """How many forwards run at once: one on each thread of a CPU. A GPU and OpenVINO have a single one to share out."""
-    return threads if device == "cpu" else 1
+    """How many forwards run at once: one on each thread of a CPU, a single one on a GPU."""
+    return 1 if device == "cuda" else threads
 
 
 def filled_batch(patches_a_row: int, threads: int = 1) -> int:
@@ -367,9 +366,3 @@ def _precisions(device: str, asked: str) -> tuple[Precision, ...]:
     if asked == "float16" and device != "cuda":
         raise ConfigError("precision float16 is for a GPU; a CPU runs float32 or bfloat16")
     return (asked,)  # type: ignore[return-value]
-
-
-def has_fast_bfloat16() -> bool:
-    """Whether this CPU multiplies bfloat16 in hardware (AVX512-bf16 or AMX)."""
-    flags = torch.cpu.get_capabilities()
-    return bool(flags.get("avx512_bf16") or flags.get("amx_bf16"))
