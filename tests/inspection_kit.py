@@ -13,7 +13,7 @@ from linescan.config import InspectionSettings
 from linescan.inspection.calibration import ColumnCalibration
 from linescan.inspection.inspector import FinalBand, Finding, Inspector
 from linescan.inspection.placement import Footprint
-from linescan.inspection.segment import Fill, Take
+from linescan.inspection.reconstruction import Fill, Take
 from linescan.inspection.threads import shared_out
 from linescan.messages import Gap, Region
 from tests import reference

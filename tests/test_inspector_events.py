@@ -435,13 +435,14 @@ def held_bytes(inspector: Inspector) -> int:
     """Memory of the running segment's rows, scaler, gate and open regions."""
     assert inspector._running is not None
     segment = inspector._running.segment
-    rows = [value for value in vars(segment).values() if isinstance(value, Rows)]
+    halves = segment.reconstruction, segment.scoring
+    rows = [value for half in halves for value in vars(half).values() if isinstance(value, Rows)]
     tensors = [chunk for value in rows for chunk in value._chunks] + inspector._gate._held
     # the storage, since a small view may hold a large past
     size = sum(tensor.untyped_storage().nbytes() for tensor in tensors)
     rest = inspector._running.scaler._rest
     size += 0 if rest is None else rest.untyped_storage().nbytes()
-    return size + len(segment._faults) + len(inspector._running.labeller._open)
+    return size + sum(len(half._faults) for half in halves) + len(inspector._running.labeller._open)
 
 
 @pytest.mark.parametrize(("height", "scale", "blocks"), [(1, 1, 8), (7, 2, 20), (64, 1, 50)])

@@ -20,7 +20,7 @@ from linescan.config import (
     SizeClass,
     SsimSettings,
 )
-from linescan.inspection import segment, tiles
+from linescan.inspection import reconstruction, segment, tiles
 from linescan.inspection.calibration import ColumnCalibration
 from linescan.inspection.placement import Footprint
 from linescan.messages import Region
@@ -175,9 +175,9 @@ def with_lane_thresholds(case: Case, width: int, quantiles: list[float]) -> Case
 def check_seams(case: Case, heights: list[int]) -> None:
     """`run` checks accounting and finality at each push on the way."""
     whole = run(case, [case.lines])
-    with patch.object(segment, "PLAIN_PIECE", 5):
+    with patch.object(reconstruction, "PLAIN_PIECE", 5):
         cut = run(case, heights)
-    with patch.object(segment, "PATCHES_AT_ONCE", 1), patch.multiple(tiles, TILE_COLUMNS=7, TILE_PIXELS=7):
+    with patch.object(reconstruction, "PATCHES_AT_ONCE", 1), patch.multiple(tiles, TILE_COLUMNS=7, TILE_PIXELS=7):
         single = run(case, [1])
     size = case.settings.patch_size
     on_threads = run(replace(case, model=SideBySide(case.model, (case.settings.channels, size, size))), heights)

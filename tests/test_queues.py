@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from linescan.config import ImageBand, InspectionSettings
 from linescan.errors import InspectionError
-from linescan.inspection import bands, segment, staging
+from linescan.inspection import bands, reconstruction, segment, staging
 from linescan.inspection.cuda import CudaQueues, queues_of
 from linescan.inspection.flatfield import FlatField
 from linescan.inspection.inspector import Inspector
@@ -57,7 +57,7 @@ def inspected(case: Case, queues: Queues | None, heights: list[int], **options: 
 def check_same(case: Case, heights: list[int], seed: int, ahead: int) -> None:
     at_once, _ = inspected(case, None, heights)
     pieces = patch.multiple(staging, STAGED_PIXELS=9 * case.footprint.columns)
-    with pieces, patch.object(segment, "PATCHES_AT_ONCE", 20):
+    with pieces, patch.object(reconstruction, "PATCHES_AT_ONCE", 20):
         queued, _ = inspected(case, Twin(seed, ahead), heights)
     assert queued.findings == at_once.findings
     assert queued.plain_bands() == at_once.plain_bands()

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from linescan.cli.main import main
 from linescan.config import InspectionSettings, TrainingSettings, VaeSettings
 from linescan.errors import BundleError, InspectionError, TrainingError
-from linescan.inspection import segment, tiles
+from linescan.inspection import reconstruction, tiles
 from linescan.inspection.placement import Footprint
 from linescan.inspection.residual import residual
 from linescan.models.autoencoder import VariationalAutoencoder, initialise
@@ -182,7 +182,7 @@ def test_seams_do_not_show_and_the_whole_is_what_is_computed_by_hand(
     whole = run(case, [lines])
     assert np.allclose(scores(whole), expected, rtol=1e-3, atol=1e-4)
     small = {"TILE_COLUMNS": columns, "TILE_PIXELS": columns}
-    with patch.object(segment, "PATCHES_AT_ONCE", pieces), patch.multiple(tiles, **small):
+    with patch.object(reconstruction, "PATCHES_AT_ONCE", pieces), patch.multiple(tiles, **small):
         cut = run(case, heights)
     assert scores(cut).tobytes() == scores(whole).tobytes()
     assert cut.findings == whole.findings

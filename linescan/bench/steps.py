@@ -19,10 +19,10 @@ from linescan.inspection.lines import to_unit
 from linescan.inspection.opening import opening
 from linescan.inspection.patches import PatchRow
 from linescan.inspection.placement import Placement
+from linescan.inspection.reconstruction import Reconstruction
 from linescan.inspection.regions import Labeller
 from linescan.inspection.residual import residual, smoothed
 from linescan.inspection.scaling import LineScaler
-from linescan.inspection.segment import Segment
 from linescan.models.runner import Execution, Forward, Runner
 from linescan.recipe import Setup
 
@@ -33,7 +33,7 @@ STEPS: dict[str, tuple[Callable[..., Any], ...]] = {
     "to [0, 1], scaling": (to_unit, LineScaler.push),
     "gathering patches": (PatchRow.cut,),
     MODEL: (Forward.__call__,),
-    "adding patches": (Segment._weighted, PatchRow.add),
+    "adding patches": (Reconstruction._weighted, PatchRow.add),
     "residual": (residual,),
     "smoothing": (smoothed,),
     "opening": (opening,),

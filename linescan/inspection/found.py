@@ -12,6 +12,7 @@ from torch import Tensor
 
 from linescan.inspection.bands import Band, packed, unpacked
 from linescan.inspection.queues import Queues
+from linescan.inspection.reconstruction import Reconstructed
 
 BandFound = tuple[Band, NDArray[np.bool_], NDArray[np.bool_], "Scores"]
 """a band with its opened mask, rows×W, its faulty rows, and its scores"""
@@ -42,16 +43,26 @@ class ScoresOnDevice:
 
 
 class Found:
-    """The bands that a portion of lines completed, while they are being computed and when the host has them."""
+    """The bands that a portion of lines completed, while they are being computed and when the host has them.
 
-    def __init__(self, queues: Queues, compute: Callable[[], list[Band]]) -> None:
+    Args:
+        reconstruct, score: the two halves of a segment at work on that portion.
+    """
+
+    def __init__(
+        self,
+        queues: Queues,
+        reconstruct: Callable[[], list[Reconstructed]],
+        score: Callable[[list[Reconstructed]], list[Band]],
+    ) -> None:
         def banded() -> tuple[list[Band], Tensor | None]:
-            bands = compute()
+            bands = score(reconstructed.value)
             # without a device between, the host has the masks already
             return bands, packed(bands, queues.device) if queues.ahead else None
 
         self._queues = queues
-        self._bands = bands = queues.submit("compute", banded)
+        reconstructed = queues.submit("compute", reconstruct)
+        self._bands = bands = queues.submit("compute", banded, (reconstructed,))
         self._packed = queues.fetch(lambda: _present(bands.value[1]), (bands,)) if queues.ahead else None
 
     def ready(self) -> bool:

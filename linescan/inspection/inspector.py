@@ -19,9 +19,10 @@ from linescan.inspection.intake import Intake
 from linescan.inspection.lines import Pixels
 from linescan.inspection.placement import Footprint, Placement, labeller_settings
 from linescan.inspection.queues import Queues
+from linescan.inspection.reconstruction import Reconstruct
 from linescan.inspection.regions import Labeller
 from linescan.inspection.running import Raw, Running
-from linescan.inspection.segment import Reconstruct, Segment
+from linescan.inspection.segment import Segment
 from linescan.inspection.strips import strips_of
 from linescan.inspection.telling import FinalBand, Finding, Telling
 from linescan.messages import GapCause

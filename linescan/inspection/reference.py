@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from linescan.config import ImageBand, InspectionSettings
 from linescan.inspection.inspector import Inspector
 from linescan.inspection.placement import Footprint
-from linescan.inspection.segment import Reconstruct
+from linescan.inspection.reconstruction import Reconstruct
 from linescan.messages import Gap, Region
 
 Place = tuple[int, int, int, int]

@@ -12,6 +12,7 @@ from linescan.inspection.found import Found
 from linescan.inspection.lines import to_unit
 from linescan.inspection.placement import Placement
 from linescan.inspection.queues import Queues
+from linescan.inspection.reconstruction import Reconstructed
 from linescan.inspection.regions import Labeller
 from linescan.inspection.scaling import LineScaler
 from linescan.inspection.segment import Segment
@@ -53,17 +54,23 @@ class Running:
     def push(self, lines: Tensor) -> Found:
         """Takes C×N×W raw integers; gives the bands that they complete."""
         self.lines += lines.shape[1]
-        return Found(self._queues, lambda: self._push(lines))
+        return self._found(lambda: self._push(lines))
 
     def end(self) -> Found:
         """No more lines come; gives the last bands."""
-        return Found(self._queues, self._end)
+        return self._found(self._end)
 
-    def _push(self, lines: Tensor) -> list[Band]:
+    def _found(self, reconstruct: Callable[[], list[Reconstructed]]) -> Found:
+        return Found(self._queues, reconstruct, self._score)
+
+    def _score(self, parts: list[Reconstructed]) -> list[Band]:
+        return self.segment.score(parts)
+
+    def _push(self, lines: Tensor) -> list[Reconstructed]:
         unit = to_unit(lines[..., self._raw.columns].to(self._queues.device), self._raw.bit_depth)
         return self.segment.push(self.scaler.push(unit))
 
-    def _end(self) -> list[Band]:
+    def _end(self) -> list[Reconstructed]:
         rest = self.scaler.finish()
-        bands = [] if rest is None else self.segment.push(rest)
-        return bands + self.segment.finish()
+        parts = [] if rest is None else self.segment.push(rest)
+        return parts + self.segment.finish()

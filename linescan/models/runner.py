@@ -17,7 +17,7 @@ from torch import Tensor
 from linescan.errors import ConfigError
 from linescan.inspection.cuda import queues_of
 from linescan.inspection.queues import Queues
-from linescan.inspection.segment import Fill, Take
+from linescan.inspection.reconstruction import Fill, Take
 from linescan.inspection.threads import shared_out
 from linescan.models.bundle import Bundle
 from linescan.models.device import OutOfMemory, device_lost

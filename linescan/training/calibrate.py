@@ -17,7 +17,7 @@ from linescan.inspection import FinalBand, Finding, Footprint, Inspector
 from linescan.inspection.calibration import ColumnCalibration, ColumnStatistics
 from linescan.inspection.lines import Pixels
 from linescan.inspection.opening import REACH, opening
-from linescan.inspection.segment import Reconstruct
+from linescan.inspection.reconstruction import Reconstruct
 from linescan.messages import Gap
 from linescan.models.bundle import Threshold
 
