@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from linescan.inspection.queues import Done, Queue, Queues, T
+from linescan.inspection.queues import Done, Finished, Queue, Queues, T
 
 LOOKS = ("_local_scalar_dense", "nonzero", "masked_select", "equal")
 TAKES = (Tensor.tolist, Tensor.numpy, Tensor.cpu)
@@ -88,7 +88,10 @@ class Mark(Generic[T]):
         try:
             if failed:
                 raise failed[0]
-            with NoTaking(), NoLook():
+            if self._twin.apart:
+                with NoTaking(), NoLook():
+                    self._value = self._work()
+            else:
                 self._value = self._work()
         except BaseException as error:  # it is the host's that waits for it
             self.error = error
@@ -101,23 +104,35 @@ class Twin(Queues):
     Args:
         seed: of the lot.
         ahead: portions that may be under way.
+        apart: whether its memory is another than the host's; where it is not, scoring has a queue of its own.
         forget: leaves out, of each submission, the marks for which it is True: for tests of this twin.
     """
 
     def __init__(
-        self, seed: int, ahead: int = 1, forget: Callable[[Queue, Done[Any]], bool] = lambda _queue, _mark: False
+        self,
+        seed: int,
+        ahead: int = 1,
+        forget: Callable[[Queue, Done[Any]], bool] = lambda _queue, _mark: False,
+        apart: bool = True,
     ) -> None:
         self.device = torch.device("cpu")
         self.ahead = ahead
+        self.apart = apart
         self.waits: Counter[Queue] = Counter()  # of the host
         self._lot = Random(seed)
         self._forget = forget
-        self._queues: dict[Queue, deque[Mark[Any]]] = {"upload": deque(), "compute": deque(), "download": deque()}
+        compute: deque[Mark[Any]] = deque()
+        self._queues: dict[Queue, deque[Mark[Any]]] = {
+            "upload": deque(), "compute": compute, "score": compute if apart else deque(), "download": deque(),
+        }  # fmt: skip
 
     def submit(self, queue: Queue, work: Callable[[], T], after: Sequence[Done[Any]] = ()) -> Mark[T]:
         mark = Mark(self, queue, work, [one for one in after if not self._forget(queue, one)])
         self._queues[queue].append(mark)
         return mark
+
+    def fetch(self, tensor: Callable[[], Tensor], after: Sequence[Done[Any]]) -> Done[Tensor]:
+        return super().fetch(tensor, after) if self.apart else Finished(tensor())
 
     def step(self) -> None:
         """Does one piece of work, one that may be done."""

@@ -59,8 +59,17 @@ def test_a_thread_that_cannot_be_had_leaves_none_that_waits_for_it() -> None:
         return submit(self, *work)  # type: ignore[arg-type]
 
     with patch.object(ThreadPoolExecutor, "submit", first_alone), pytest.raises(RuntimeError, match="new thread"):
-        _pool.__wrapped__(2)
+        _pool.__wrapped__(2, "model")
     pools[0].shutdown()  # waits
+
+
+def test_pieces_of_another_pool_need_not_wait() -> None:
+    with ThreadPoolExecutor(1) as another:
+        done = threading.Event()
+        first = another.submit(shared_out, lambda _: done.wait(30), range(2), 2)
+        assert shared_out(lambda piece: piece, range(4), 2, "rows") == [0, 1, 2, 3]
+        done.set()
+        assert first.result() == [True, True]
 
 
 def test_an_error_waits_for_what_still_runs() -> None:

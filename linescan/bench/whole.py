@@ -6,6 +6,7 @@ import statistics
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import count as counted
 from typing import Any
 
 from linescan.bench.machine import peak_mib
@@ -16,7 +17,8 @@ from linescan.models.runner import BATCHES, Execution, Precision, Runner, patche
 from linescan.recipe import Setup
 
 ROUNDS = 5
-BARE_SECONDS = 0.1  # for each batch, between two frames
+BARE_SECONDS = 0.4  # for each batch, each time
+TURN_FRAMES = 4  # a frame begins while the one before is scored, which ends at each turn
 
 
 @dataclass(frozen=True)
@@ -100,20 +102,23 @@ class _Round(Roll):
 
 
 def inspect(setup: Setup, runner: Runner, stride: int, asked: Web, between: Sequence[_Bare] = ()) -> Roll:
-    """A roll from raw frames to regions; making the frames does not count, nor what runs `between` two of them."""
+    """A roll from raw frames to regions; making the frames does not count, nor what runs `between` some of them."""
     inspector, before = inspector_for(setup, runner, stride, asked.columns), runner.patches
     seconds, pixels = 0.0, 0
     frames = iter(web(setup.bundle, asked.columns, asked.lines, asked.frame_lines, asked.defects_percent))
-    ended = False
-    while not ended:
+    for number in counted(1):
         frame = next(frames, None)
-        ended = frame is None
+        turn = between if frame is None or number % TURN_FRAMES == 0 else ()
         start = time.perf_counter()
         findings = inspector.finish() if frame is None else inspector.push(frame)
+        if turn:  # what is under way would run beside them
+            findings += inspector.settle()
         seconds += time.perf_counter() - start
         pixels += sum(one.area_px for one in findings if isinstance(one, Region) and one.phase == "close")
-        for bare in between if not ended else ():
+        for bare in turn:
             bare.run()
+        if frame is None:
+            break
     return Roll(seconds, runner.patches - before, pixels)
 
 
@@ -121,7 +126,7 @@ def inspector_for(setup: Setup, runner: Runner, stride: int, columns: int) -> In
     """All columns of the web, without what belongs to one camera: lanes, selvage, calibration."""
     changed = {"stride": stride, "columns": None, "selvage": None, "lanes": (), "masks": ()}
     settings = setup.settings.model_copy(update=changed)
-    return Inspector(settings, Footprint(columns), runner, device=runner.device)
+    return Inspector(settings, Footprint(columns), runner, queues=runner.queues)
 
 
 class _Bare:
@@ -142,7 +147,7 @@ class _Bare:
 
 
 def _round(setup: Setup, runners: dict[int, Runner], chosen: int, stride: int, asked: Web) -> _Round:
-    """A roll, with the bare forwards after each frame: a busy machine changes within the second."""
+    """A roll, with the bare forwards every few frames: a busy machine changes within the second."""
     bare = {batch: _Bare(runner) for batch, runner in runners.items()}
     roll = inspect(setup, runners[chosen], stride, asked, tuple(bare.values()))
     return _Round(roll.seconds, roll.patches, roll.region_pixels, {batch: one.rate for batch, one in bare.items()})

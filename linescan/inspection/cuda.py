@@ -42,16 +42,19 @@ class _Marked(Generic[T]):
 
 
 class CudaQueues(Queues):
-    """Launches work on one stream for each queue; the host never waits but in `Done.wait`."""
+    """Launches work on three streams; the host never waits but in `Done.wait`."""
 
     ahead = AHEAD
+    apart = True
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
+        upload, compute, download = (_stream(device) for _ in range(3))
         self._streams: dict[Queue, torch.cuda.Stream] = {
-            "upload": _stream(device),
-            "compute": _stream(device),
-            "download": _stream(device),
+            "upload": upload,
+            "compute": compute,
+            "score": compute,  # a portion's forwards fill the device: beside them scoring would gain nothing
+            "download": download,
         }
 
     def submit(self, queue: Queue, work: Callable[[], T], after: Sequence[Done[Any]] = ()) -> Done[T]:

@@ -58,15 +58,15 @@ class Found:
         def banded() -> tuple[list[Band], Tensor | None]:
             bands = score(reconstructed.value)
             # without a device between, the host has the masks already
-            return bands, packed(bands, queues.device) if queues.ahead else None
+            return bands, packed(bands, queues.device) if queues.apart else None
 
         self._queues = queues
         reconstructed = queues.submit("compute", reconstruct)
-        self._bands = bands = queues.submit("compute", banded, (reconstructed,))
-        self._packed = queues.fetch(lambda: _present(bands.value[1]), (bands,)) if queues.ahead else None
+        self._bands = bands = queues.submit("score", banded, (reconstructed,))
+        self._packed = queues.fetch(lambda: _present(bands.value[1]), (bands,)) if queues.apart else None
 
     def ready(self) -> bool:
-        return self._packed is None or self._packed.ready()
+        return (self._packed or self._bands).ready()
 
     def take(self) -> list[BandFound]:
         """Waits for the bands, in order."""

@@ -34,7 +34,8 @@ SNAPSHOT_VERSION = 1
 class Inspector:
     """Finds what does not belong, in lines pushed in any portions: the portions do not show in the result.
 
-    On a device the work of a portion may still be under way when `push` returns: what it found is told by a later call.
+    Where `queues` work ahead, as a device's do, a portion may still be under way when `push` returns: what it found is
+    told by a later call.
 
     Args:
         settings: what decides the result.
@@ -79,7 +80,7 @@ class Inspector:
         if flatfield is not None:
             flatfield.check(footprint.columns, settings.channels, footprint.bit_depth)
         self._gate = LineGate(
-            settings.band, footprint.bit_depth, self._columns, selvage=settings.selvage, keeps=self._queues.ahead > 0
+            settings.band, footprint.bit_depth, self._columns, selvage=settings.selvage, keeps=self._queues.apart
         )
         self._intake = Intake(self._queues, self._gate, flatfield)
         self._fed: Running | None = None  # the segment that lines go into
@@ -141,14 +142,14 @@ class Inspector:
         known = 0 if first_line is None else max(self._intake.line - first_line, 0)
         if known < len(pixels):
             for _ in self._intake.put(pixels[known:]):
-                self._feed(waiting=self._queues.ahead)
+                self._feed(waiting=self._queues.ahead if self._queues.apart else 0)
                 findings += self._told.tell(waiting=self._queues.ahead)
         return findings
 
     @property
-    def ahead(self) -> int:
-        """Portions of lines that may be under way when `push` returns."""
-        return self._queues.ahead
+    def apart(self) -> bool:
+        """Whether a device computes, so that `push` of many lines takes the host no time."""
+        return self._queues.apart
 
     @property
     def settled(self) -> bool:
@@ -216,7 +217,7 @@ class Inspector:
             Labeller(self._width, labeller_settings(self.settings, self._columns), resume_row),
             lambda: Segment(
                 self.settings, self._width, self._reconstruct, self._queues.device, self._calibration, resume_row,
-                self._strips, look=not self._queues.ahead,
+                self._strips, look=not self._queues.apart,
             ),
         )  # fmt: skip
         self._told.begin(running)

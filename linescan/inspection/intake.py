@@ -11,7 +11,7 @@ from torch import Tensor
 from linescan.inspection.flatfield import FlatField
 from linescan.inspection.gate import LineGate, Stretch
 from linescan.inspection.lines import Pixels, channels_first
-from linescan.inspection.queues import Done, Queues
+from linescan.inspection.queues import Done, Finished, Queues
 from linescan.inspection.staging import Staging
 
 
@@ -44,9 +44,8 @@ class Intake:
 
     def put(self, pixels: Pixels) -> Iterator[None]:
         """Takes lines×columns or lines×columns×C pixels, piece by piece; after the last one they may be overwritten."""
-        if not self._queues.ahead:
-            lines = self._queues.submit("compute", lambda: self._measured(channels_first(pixels)))
-            self._wait_for_verdict(lines, len(pixels))
+        if not self._queues.apart:
+            self._wait_for_verdict(Finished(self._measured(channels_first(pixels))), len(pixels))
             yield
             return
         staging = self._staging = self._staging or Staging(self._queues, pixels.shape[1:], pixels.dtype)
@@ -68,5 +67,5 @@ class Intake:
 
     def _measured(self, raw: Tensor) -> tuple[Tensor, Tensor]:
         if self._flatfield is not None:
-            raw = self._flatfield.apply(raw, look=not self._queues.ahead)
+            raw = self._flatfield.apply(raw, look=not self._queues.apart)
         return raw, self._gate.measure(raw)

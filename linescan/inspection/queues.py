@@ -1,7 +1,8 @@
 """Where the engine's work is done: at once on a CPU, or ahead of the host in the queues of a device.
 
     upload    raw lines, from pinned memory
-    compute   everything from the raw lines to the opened mask
+    compute   everything from the raw lines to their reconstruction
+    score     from there to the opened mask; a device does it in the order of `compute`, a CPU beside it
     download  verdicts on lines, packed masks, scores of opened pixels
 
 Work of one queue is done in the order in which it was put there. Between queues, and between a queue and the host,
@@ -19,7 +20,7 @@ from torch import Tensor
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
-Queue = Literal["upload", "compute", "download"]
+Queue = Literal["upload", "compute", "score", "download"]
 
 
 class Done(Protocol[T_co]):
@@ -55,6 +56,8 @@ class Queues(ABC):
     device: torch.device
     ahead: int
     """Portions of lines that may be under way; with 0 everything is done when `submit` returns."""
+    apart: bool
+    """Whether the device has memory of its own: lines are uploaded, results fetched, nothing is looked at between."""
 
     @abstractmethod
     def submit(self, queue: Queue, work: Callable[[], T], after: Sequence[Done[Any]] = ()) -> Done[T]:
@@ -95,6 +98,7 @@ class Inline(Queues):
     """No queues: the host does the work itself, as it comes."""
 
     ahead = 0
+    apart = False
 
     def __init__(self, device: torch.device) -> None:
         self.device = device

@@ -54,7 +54,10 @@ class Running:
     def push(self, lines: Tensor) -> Found:
         """Takes C×N×W raw integers; gives the bands that they complete."""
         self.lines += lines.shape[1]
-        return self._found(lambda: self._push(lines))
+        if self._queues.apart:
+            return self._found(lambda: self.segment.push(self._scaled(lines)))
+        scaled = self._scaled(lines)  # now, since the lines are the caller's memory
+        return self._found(lambda: self.segment.push(scaled))
 
     def end(self) -> Found:
         """No more lines come; gives the last bands."""
@@ -66,9 +69,8 @@ class Running:
     def _score(self, parts: list[Reconstructed]) -> list[Band]:
         return self.segment.score(parts)
 
-    def _push(self, lines: Tensor) -> list[Reconstructed]:
-        unit = to_unit(lines[..., self._raw.columns].to(self._queues.device), self._raw.bit_depth)
-        return self.segment.push(self.scaler.push(unit))
+    def _scaled(self, lines: Tensor) -> Tensor:
+        return self.scaler.push(to_unit(lines[..., self._raw.columns].to(self._queues.device), self._raw.bit_depth))
 
     def _end(self) -> list[Reconstructed]:
         rest = self.scaler.finish()

@@ -60,7 +60,7 @@ def by_rows(compute: Callable[..., Floats], maps: tuple[Tensor, ...], reach: int
         out[first:end] = compute(*(part[..., first : end + 2 * reach, :] for part in arrays))
 
     starts = range(0, height, rows)
-    shared_out(one, starts, min(threads, len(starts)))
+    shared_out(one, starts, min(threads, len(starts)), "rows")
     return torch.from_numpy(out)
 
 

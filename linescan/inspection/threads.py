@@ -15,15 +15,17 @@ Piece = TypeVar("Piece")
 Result = TypeVar("Result")
 
 
-def shared_out(work: Callable[[Piece], Result], pieces: Sequence[Piece], threads: int) -> list[Result]:
+def shared_out(
+    work: Callable[[Piece], Result], pieces: Sequence[Piece], threads: int, pool: str = "model"
+) -> list[Result]:
     """`work` of each piece, in their order, on so many threads; within one, torch has no threads of its own.
 
     Returns when nothing runs any more; then raises the first piece's error, if there is one. A single thread is the
-    caller's.
+    caller's. Pieces of one pool wait for each other.
     """
     if threads == 1:
         return [work(piece) for piece in pieces]
-    running: list[Future[Result]] = [_pool(threads).submit(work, piece) for piece in pieces]
+    running: list[Future[Result]] = [_pool(threads, pool).submit(work, piece) for piece in pieces]
     wait(running)
     return [one.result() for one in running]
 
@@ -60,9 +62,9 @@ class InTurn:
             return work
 
 
-@lru_cache(maxsize=4)
-def _pool(threads: int) -> ThreadPoolExecutor:
-    pool, before = ThreadPoolExecutor(threads, thread_name_prefix="linescan-share"), torch.get_num_threads()
+@lru_cache(maxsize=8)
+def _pool(threads: int, name: str) -> ThreadPoolExecutor:
+    pool, before = ThreadPoolExecutor(threads, thread_name_prefix=f"linescan-{name}"), torch.get_num_threads()
     together = Barrier(threads)  # each thread does one of the following calls
 
     def be_one() -> None:

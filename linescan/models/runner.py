@@ -18,6 +18,7 @@ from linescan.errors import ConfigError
 from linescan.inspection.cuda import queues_of
 from linescan.inspection.queues import Queues
 from linescan.inspection.reconstruction import Fill, Take
+from linescan.inspection.thread_queues import thread_queues
 from linescan.inspection.threads import shared_out
 from linescan.models.bundle import Bundle
 from linescan.models.device import OutOfMemory, device_lost
@@ -102,6 +103,11 @@ class Runner:
         for forward in forwards:
             self._idle.put(forward)
 
+    @property
+    def queues(self) -> Queues:
+        """Where an inspection of a stream of lines computes with it, so that it has work all the time."""
+        return thread_queues() if self._threads > 1 else self._queues
+
     def _forwards(self, bundle: Bundle, fuse: bool) -> list[Forward]:
         """The forward with an input for each thread, warm."""
         execution, meta = self.execution, bundle.metadata
@@ -121,7 +127,7 @@ class Runner:
             for forward in forwards:
                 for _ in range(3):  # the first calls of a TorchScript module specialise it
                     forward()
-            if self._queues.ahead:
+            if self._queues.apart:
                 forwards = [Forward(one.input, self._recorded(one.run)) for one in forwards]
         return forwards
 

@@ -166,7 +166,7 @@ def inspector_of(
         setup.settings,
         Footprint(footage.columns, footage.bit_depth, camera, roll, setup.geometry),
         runner,
-        device=runner.device,
+        queues=runner.queues,
         calibration=setup.calibration,
         flatfield=None if setup.flatfield is None else setup.flatfield.field(),
         on_band=on_band,

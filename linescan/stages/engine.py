@@ -106,7 +106,7 @@ class Engine:
                 self.setup.settings,
                 footprint,
                 self.runner,
-                device=self.runner.device,
+                queues=self.runner.queues,
                 calibration=self.setup.calibration,
                 flatfield=None if stored is None else stored.field(),
                 snapshot=progress.snapshot if progress else None,

@@ -186,7 +186,7 @@ class RollInspection:
         self.frame_since_ns = began_ns = self._clock()
         self._metrics.step("wait", began_ns - needed_ns)
         self._needed_ns = needed_ns
-        rows = max(1, (PIXELS_AHEAD if inspector.ahead else PIXELS_A_PUSH) // frame.columns)
+        rows = max(1, (PIXELS_AHEAD if inspector.apart else PIXELS_A_PUSH) // frame.columns)
         try:
             for first in range(0, frame.lines, rows):
                 findings = inspector.push(pixels[first : first + rows], frame.first_line + first)
