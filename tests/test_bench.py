@@ -22,16 +22,17 @@ from linescan.bench.naive import naive_inspection
 from linescan.bench.report import of_rivals, of_steps
 from linescan.bench.scaling import Plan, scaling
 from linescan.bench.steps import MODEL, REST, STEPS, StepClock, measure_steps
-from linescan.bench.web import web
-from linescan.bench.whole import Web, inspect
+from linescan.bench.web import Web, web
+from linescan.bench.whole import inspect
 from linescan.bench.work import encoder_layers, model_work, steps_work
+from linescan.cli.main import main
 from linescan.config import InspectionSettings, SsimSettings, VaeSettings
-from linescan.errors import ConfigError, PeerError
+from linescan.errors import ConfigError, FootageError, PeerError
 from linescan.models.autoencoder import Autoencoder
 from linescan.models.bundle import load_bundle
 from linescan.models.runner import Execution, Runner
 from linescan.recipe import Setup, load_setup
-from tests.conftest import toy_bundle, toy_metadata
+from tests.conftest import toy_bundle, toy_metadata, write_frames
 
 EXECUTION = Execution("cpu", "float32", 8, 1)
 SMALL = Web(64, 96, 32)
@@ -68,6 +69,41 @@ def test_a_web_whose_defect_begins_at_once_is_defect_all_over(tmp_path: Path) ->
     place = {"first_line": 0, "last_line": 7, "first_column": 0, "last_column": 7}
     bundle = load_bundle(toy_bundle(tmp_path / "t.pt", reference=place))
     assert len(np.concatenate(list(web(bundle, 20, 50, 20, 1.0)))) == 50
+
+
+def test_a_web_of_footage_goes_there_and_back(setup: Setup, tmp_path: Path) -> None:
+    recorded = np.random.default_rng(0).integers(0, 256, (50, 24)).astype(np.uint8)
+    folder = write_frames(tmp_path / "images", recorded, 20)
+    frames = list(Web(60, 130, 40, images=(str(folder),)).frames(setup.bundle))
+    assert [frame.shape for frame in frames] == [(40, 60)] * 3 + [(10, 60)]
+    expected = np.concatenate([recorded, recorded[::-1], recorded])[:130]
+    whole = np.concatenate(frames)
+    for first, part in ((0, expected), (24, expected[:, ::-1]), (48, expected[:, :12])):
+        assert (whole[:, first : first + part.shape[1]] == part).all()
+
+
+def test_footage_longer_than_the_web_is_not_read_to_its_end(setup: Setup, tmp_path: Path) -> None:
+    recorded = np.random.default_rng(1).integers(0, 256, (50, 16)).astype(np.uint8)
+    folder = write_frames(tmp_path / "images", recorded, 10)
+    (folder / "0004.png").write_bytes(b"no picture")
+    asked = Web(16, 35, 35, images=(str(folder),))
+    assert (next(asked.frames(setup.bundle)) == recorded[:35]).all()
+    with pytest.raises(FootageError, match=r"0004\.png"):
+        next(replace(asked, lines=45).frames(setup.bundle))
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype", "said"),
+    [((20, 16), np.uint16, "16 bits a pixel, 8 expected"), ((20, 16, 3), np.uint8, "images of 1 channels expected")],
+)
+def test_footage_that_cannot_be_measured_with(
+    tmp_path: Path, toy: Path, shape: tuple[int, ...], dtype: type, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pixels = np.full(shape, np.iinfo(dtype).max, dtype)
+    folder = write_frames(tmp_path / "images", pixels, 20)
+    asked = ("bench", "--model", str(toy), "--images", str(folder), "--lines", "20", "--width", "16")
+    assert main([*asked, "--device", "cpu", "--precision", "float32", "--batch", "4", "--threads", "1"]) != 0
+    assert said in capsys.readouterr().err
 
 
 def test_a_roll_is_inspected_to_its_end(setup: Setup) -> None:

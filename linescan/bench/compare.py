@@ -14,8 +14,8 @@ from torch import Tensor
 
 from linescan.bench import libraries
 from linescan.bench.naive import naive_inspection
-from linescan.bench.web import web
-from linescan.bench.whole import Web, inspect
+from linescan.bench.web import Web
+from linescan.bench.whole import inspect
 from linescan.config import InspectionSettings, SsimSettings
 from linescan.inspection.residual import residual
 from linescan.inspection.ssim import gaussian_weights, smooth
@@ -52,7 +52,7 @@ def compare(setup: Setup, execution: Execution, stride: int, asked: Web, others:
     Of the web only the first LINES lines. Where the web is less than a tile of anomalib's it is left out.
     """
     asked = replace(asked, lines=min(asked.lines, LINES))
-    raw = np.concatenate(list(web(setup.bundle, asked.columns, asked.lines, asked.frame_lines, asked.defects_percent)))
+    raw = np.concatenate(list(asked.frames(setup.bundle)))
     runner = Runner(setup.bundle, execution)
     inspection: tuple[str, Make] = ("linescan, whole", partial(partial, inspect, setup, runner, stride, asked))
     settings = setup.settings.model_copy(update={"stride": stride, "columns": None})

@@ -15,8 +15,8 @@ from typing import Any
 
 from linescan.bench.machine import peak_mib, resident_mib
 from linescan.bench.scaling_plots import plot_scaling
-from linescan.bench.web import web
-from linescan.bench.whole import Web, inspect, inspector_for
+from linescan.bench.web import Web
+from linescan.bench.whole import inspect, inspector_for
 from linescan.errors import PeerError
 from linescan.files import make_folder, write_atomically
 from linescan.models.runner import Execution, Runner, filled_batch, side_by_side
@@ -168,7 +168,7 @@ def _long_roll(setup: Setup, execution: Execution, asked: Web, ready: Barrier) -
     rows: list[dict[str, float]] = []
     chunk = max(1, asked.lines // CHUNKS // asked.frame_lines) * asked.frame_lines
     lines, since, seconds, core_seconds = 0, 0, 0.0, 0.0
-    for frame in web(setup.bundle, asked.columns, asked.lines, asked.frame_lines, asked.defects_percent):
+    for frame in asked.frames(setup.bundle):
         start, core_start = time.perf_counter(), time.process_time()
         inspector.push(frame)
         seconds += time.perf_counter() - start

@@ -11,7 +11,8 @@ from types import CodeType, FrameType, TracebackType
 from typing import Any
 
 from linescan.bench.ceilings import Ceilings, number_type
-from linescan.bench.whole import Web, inspect
+from linescan.bench.web import Web
+from linescan.bench.whole import inspect
 from linescan.bench.work import Work, model_work, steps_work
 from linescan.errors import ConfigError
 from linescan.inspection.gate import line_statistics

@@ -10,7 +10,7 @@ from itertools import count as counted
 from typing import Any
 
 from linescan.bench.machine import peak_mib
-from linescan.bench.web import FRAME_LINES, web
+from linescan.bench.web import Web
 from linescan.inspection import Footprint, Inspector
 from linescan.messages import Region
 from linescan.models.runner import BATCHES, Execution, Precision, Runner, patches_per_second, timed_forwards
@@ -19,20 +19,6 @@ from linescan.recipe import Setup
 ROUNDS = 5
 BARE_SECONDS = 0.4  # for each batch, each time
 TURN_FRAMES = 4  # a frame begins while the one before is scored, which ends at each turn
-
-
-@dataclass(frozen=True)
-class Web:
-    """What is inspected: columns and lines of the web, lines of a frame, and about how much of it is defect."""
-
-    columns: int
-    lines: int
-    frame_lines: int = FRAME_LINES
-    defects_percent: float = 1.0
-
-    @property
-    def pixels(self) -> int:
-        return self.columns * self.lines
 
 
 @dataclass(frozen=True)
@@ -105,7 +91,7 @@ def inspect(setup: Setup, runner: Runner, stride: int, asked: Web, between: Sequ
     """A roll from raw frames to regions; making the frames does not count, nor what runs `between` some of them."""
     inspector, before = inspector_for(setup, runner, stride, asked.columns), runner.patches
     seconds, pixels = 0.0, 0
-    frames = iter(web(setup.bundle, asked.columns, asked.lines, asked.frame_lines, asked.defects_percent))
+    frames = asked.frames(setup.bundle)
     for number in counted(1):
         frame = next(frames, None)
         turn = between if frame is None or number % TURN_FRAMES == 0 else ()

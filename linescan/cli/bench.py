@@ -13,7 +13,8 @@ from linescan.bench.compare import compare
 from linescan.bench.machine import machine
 from linescan.bench.report import of_ceilings, of_end_to_end, of_rivals, of_steps
 from linescan.bench.steps import measure_steps
-from linescan.bench.whole import Web, bare_table, end_to_end, peak_memory
+from linescan.bench.web import Web
+from linescan.bench.whole import bare_table, end_to_end, peak_memory
 from linescan.cli.common import add_execution_arguments, add_model_arguments
 from linescan.errors import ConfigError
 from linescan.files import write_atomically
@@ -34,6 +35,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--defects", type=float, default=1.0, metavar="PERCENT", help="how much of the web is defect (default: about 1)"
     )
+    parser.add_argument(
+        "--images", type=Path, nargs="+", metavar="PATH",
+        help="8-bit footage to measure with, instead of the bundle's reference patch with defects",
+    )  # fmt: skip
     parser.add_argument("--no-compare", action="store_true", help="without what one would take instead of linescan")
     kind = parser.add_mutually_exclusive_group()
     kind.add_argument("--memory", action="store_true", help="only the peak memory over a roll of --lines lines")
@@ -82,7 +87,9 @@ def _check(args: argparse.Namespace) -> None:
 
 def _inspection(args: argparse.Namespace, setup: Setup) -> dict[str, Any]:
     chosen = choose_execution(setup.bundle, args.device, args.precision, args.batch, args.threads)
-    asked = Web(args.width, args.lines, args.frame_lines, args.defects)
+    asked = Web(args.width, args.lines, args.frame_lines, args.defects, tuple(map(str, args.images or ())))
+    if asked.images:
+        next(asked.frames(setup.bundle))  # what cannot be read is said at once
     if args.memory:
         return _memory(setup, chosen, asked)
     if args.scaling is not None:
