@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from linescan.messages import Ack, Credit, Gap, Progress, RollEnd
-from linescan.stages.outbox import RESEND_S, WINDOW, Outbox
+from linescan.stages.outbox import PARCEL, RESEND_S, WINDOW, Outbox
 from linescan.transport.memory import MemoryNetwork
 from tests.line_kit import FakeClock
 
@@ -64,6 +64,25 @@ def test_no_more_than_a_window_is_on_its_way(bench: Bench) -> None:
     bench.ack(9)
     bench.outbox.turn()
     assert bench.arrived() == list(range(WINDOW, WINDOW + 10))
+
+
+def test_what_was_found_and_how_far_the_inspection_is_by_it_are_sent_as_one(bench: Bench) -> None:
+    assert bench.server is not None
+    bench.put(0, 1)
+    bench.outbox.put(Progress("c", "A", 2, 2, b""))
+    bench.put(3)
+    bench.outbox.put(RollEnd("c", "A", 4, 4, 1, 3))
+    bench.outbox.turn()
+    assert [len(parts) for _, parts in bench.server.queue] == [2 * 3, 2 * 2]
+    assert bench.arrived() == [0, 1, 2, 3, 4]
+
+
+def test_so_much_that_is_found_at_once_goes_in_parts(bench: Bench) -> None:
+    assert bench.server is not None
+    bench.put(*range(PARCEL + 50))
+    bench.outbox.turn()
+    assert [len(parts) for _, parts in bench.server.queue] == [2 * PARCEL, 2 * 50]
+    assert bench.arrived() == list(range(PARCEL + 50))
 
 
 def test_after_a_silence_all_is_sent_again_over_a_new_connection(bench: Bench) -> None:

@@ -139,6 +139,21 @@ def test_wait_returns_when_something_is_there(network: ZmqNetwork, tmp_path: Pat
     assert server.receive() is not None
 
 
+def test_several_messages_come_as_one(network: ZmqNetwork, endpoint: str) -> None:
+    server, client = network.server(endpoint), network.client(endpoint)
+    letters = [(Gap("c", "r", number, number, "overrun"), Stamp("c", 1, number, 0)) for number in range(5)]
+    assert client.send_all(letters) is Sent.YES
+    assert client.send_all(letters[:1]) is Sent.YES
+    got = [until(server.receive)]
+    begun = time.monotonic()
+    network.wait((server,), PATIENCE_S)  # the rest is there already, though the socket has nothing
+    assert time.monotonic() - begun < PATIENCE_S
+    got += [until(server.receive) for _ in range(5)]
+    assert [(one.message, one.stamp) for one in got] == letters + letters[:1]
+    assert len({one.peer for one in got}) == 1
+    assert server.receive() is None
+
+
 # ------------------------------------------------------------------------------------------------ what does not
 
 FOREIGN = encode(HELLO).replace(b"\xa7version\x01", b"\xa7version\x02")
@@ -155,6 +170,10 @@ GARBAGE: dict[str, list[bytes]] = {
     "pixels of no frame": [encode(STAMP), encode(Gap("c", "r", 0, 1, "overrun")), b"pixels"],
     "parts too many": [encode(STAMP), encode(FRAME), PIXELS, b""],
     "a hundred parts": [encode(STAMP)] * 100,
+    "several, one without a stamp": [encode(STAMP), encode(HELLO), encode(HELLO)],
+    "several, one cut short": [encode(STAMP), encode(HELLO), encode(STAMP), encode(HELLO)[:-3]],
+    "several and a stamp": [encode(STAMP), encode(HELLO)] * 2 + [encode(STAMP)],
+    "several, one a frame": [encode(STAMP), encode(HELLO), encode(STAMP), encode(FRAME), PIXELS],
 }
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import islice
 
 from linescan.messages import Ack, Credit, Message, Progress, RollEnd, Stamp
 from linescan.transport import Client, Sent
 
 WINDOW = 500  # messages on their way at once: fewer than the transport's queues hold
+PARCEL = 200  # messages that are sent as one, at most
 RESEND_S = 0.5
 
 
@@ -80,11 +82,23 @@ class Outbox:
             self._heard_ns = self._clock()
             self._sent = 0
             self.counters["resends"] += 1
-        while self._sent < min(len(self._letters), WINDOW):
-            letter = self._letters[self._sent]
-            if self._link.send(letter.message, letter.stamp) is not Sent.YES:
+        while parcel := self._parcel():
+            if self._link.send_all([(letter.message, letter.stamp) for letter in parcel]) is not Sent.YES:
                 return
-            self._sent += 1
+            self._sent += len(parcel)
+
+    def _parcel(self) -> list[_Letter]:
+        """The next letters, up to how far the inspection is with them.
+
+        As one: a worker that dies has told both or neither, so that its events are never beyond where the next one
+        begins, whose lines may be lost.
+        """
+        parcel: list[_Letter] = []
+        for letter in islice(self._letters, self._sent, min(WINDOW, self._sent + PARCEL)):
+            parcel.append(letter)
+            if isinstance(letter.message, Progress | RollEnd):
+                break
+        return parcel
 
 
 def credit_of(progress: Progress, epoch: int) -> Credit:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict, deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import count
 
 from linescan.messages import Message, Stamp
 from linescan.transport.network import Buffer, Link, Received, Sent
-from linescan.transport.wire import from_parts, to_parts
+from linescan.transport.wire import parcel_from_parts, parcel_to_parts, to_parts
 
 Parts = tuple[memoryview, ...]
 
@@ -51,13 +51,13 @@ class _Queue:
     def __init__(self) -> None:
         self.counters: Counter[str] = Counter()
         self.queue: deque[tuple[bytes, Parts]] = deque()
+        self._rest: deque[Received] = deque()  # of several that came as one
 
     def receive(self) -> Received | None:
-        while self.queue:
+        while self.queue and not self._rest:
             peer, parts = self.queue.popleft()
-            if received := from_parts(parts, self.counters, peer):
-                return received
-        return None
+            self._rest.extend(parcel_from_parts(parts, self.counters, peer))
+        return self._rest.popleft() if self._rest else None
 
 
 class MemoryServer(_Queue):
@@ -83,16 +83,23 @@ class MemoryClient(_Queue):
         self._network, self._endpoint, self.name = network, endpoint, network.name()
 
     def send(self, message: Message, stamp: Stamp | None = None) -> Sent:
+        return self._send(to_parts(message, stamp))
+
+    def send_all(self, letters: Sequence[tuple[Message, Stamp]]) -> Sent:
+        return self._send(parcel_to_parts(letters))
+
+    def _send(self, parts: list[Buffer]) -> Sent:
         server = self._network.servers.get(self._endpoint)
         if server is None:
             return Sent.FULL  # as a socket without a peer answers once its queue is full
         server.clients[self.name] = self
-        server.queue.append((self.name, _copied(to_parts(message, stamp))))
+        server.queue.append((self.name, _copied(parts)))
         return Sent.YES
 
     def reconnect(self) -> None:
         self.close()
         self.queue.clear()
+        self._rest.clear()
         self.name = self._network.name()
 
     def close(self) -> None:

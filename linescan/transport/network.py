@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
@@ -65,6 +65,10 @@ class Client(Link, Protocol):
     """Connects to one server, again and again until it is there."""
 
     def send(self, message: Message, stamp: Stamp | None = None) -> Sent: ...
+
+    def send_all(self, letters: Sequence[tuple[Message, Stamp]]) -> Sent:
+        """Sends them as one: if this process ends meanwhile, the server has all of them or none."""
+        ...
 
     def reconnect(self) -> None:
         """Drops the connection and what waits in it, and makes a new one."""

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, TypeVar
@@ -22,7 +22,7 @@ from linescan.messages import Message, Refused, Stamp
 from linescan.transport.keys import Keys
 from linescan.transport.network import Buffer, Link, Received, Sent
 from linescan.transport.operators import may_speak
-from linescan.transport.wire import from_parts, to_parts
+from linescan.transport.wire import from_parts, parcel_from_parts, parcel_to_parts, to_parts
 
 LINGER_MS = 500
 DROPPED_AT_ONCE = 100  # what is not ours, in one look: who sends nothing else does not keep the caller
@@ -75,7 +75,9 @@ class ZmqNetwork:
             return self._kept(ZmqSubscription(socket))
 
     def wait(self, links: Iterable[Link], timeout_s: float) -> None:
-        self._poller([link.socket for link in links if isinstance(link, _Link)]).poll(max(1, round(timeout_s * 1000)))
+        ends = [link for link in links if isinstance(link, _Link)]
+        if not any(link.rest for link in ends):
+            self._poller([link.socket for link in ends]).poll(max(1, round(timeout_s * 1000)))
 
     def close(self) -> None:
         for link in self._links:
@@ -156,6 +158,7 @@ class _Link:
     def __init__(self, socket: zmq.Socket[bytes], lock: IO[str] | None = None) -> None:
         self.socket = socket
         self.counters: Counter[str] = Counter()
+        self.rest: deque[Received] = deque()  # of several that came as one
         self._lock = lock
 
     def close(self) -> None:
@@ -208,11 +211,14 @@ class ZmqServer(_Link):
         return Sent.YES
 
     def receive(self) -> Received | None:
+        if self.rest:
+            return self.rest.popleft()
         for frames in self._some():
             parts = [frame.buffer for frame in frames]
-            received = from_parts(parts[1:], self.counters, bytes(parts[0]))
-            if received is not None and self._may_speak(frames[-1], received.peer):
-                return received
+            letters = parcel_from_parts(parts[1:], self.counters, bytes(parts[0]))
+            if letters and self._may_speak(frames[-1], letters[0].peer):
+                self.rest.extend(letters[1:])
+                return letters[0]
         return None
 
     def _may_speak(self, frame: zmq.Frame, peer: bytes) -> bool:
@@ -229,8 +235,14 @@ class ZmqClient(_Link):
         super().__init__(connect())
 
     def send(self, message: Message, stamp: Stamp | None = None) -> Sent:
+        return self._try(to_parts(message, stamp))
+
+    def send_all(self, letters: Sequence[tuple[Message, Stamp]]) -> Sent:
+        return self._try(parcel_to_parts(letters))
+
+    def _try(self, parts: list[Buffer]) -> Sent:
         try:
-            self._send(to_parts(message, stamp))
+            self._send(parts)
         except zmq.Again:
             return Sent.FULL
         return Sent.YES
