@@ -158,7 +158,7 @@ def test_work_follows_pixels_and_patches(setup: Setup) -> None:
 
 
 def test_ceilings_are_positive() -> None:
-    for execution in (EXECUTION, Execution("cpu", "bfloat16", 8, 1)):
+    for execution in (EXECUTION, Execution("cpu", "bfloat16", 8, 1), Execution("openvino", "int8", 8, 1)):
         ceilings = measure_ceilings(execution, side=32, copy_bytes=1 << 12)
         assert min(vars(ceilings).values()) > 0
 

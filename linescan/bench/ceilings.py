@@ -21,7 +21,7 @@ class Ceilings:
     """The best of some trials: operations/s of a product of square matrices, bytes/s read and written by a copy."""
 
     model_flop_per_second: float
-    """in the precision of the model; for int8, which torch does not multiply so, in bfloat16"""
+    """in the precision of the model; for int8 into whole numbers of 32 bits"""
     float32_flop_per_second: float
     bytes_per_second: float
 
@@ -32,10 +32,10 @@ def measure_ceilings(execution: Execution, side: int = SIDE, copy_bytes: int = C
     device = torch.device("cuda" if execution.device == "cuda" else "cpu")
     products = {}
     model = number_type(execution)
-    model = model if model.is_floating_point else torch.bfloat16
     for dtype in {torch.float32, model}:
-        left, right = (torch.rand(side, side, device=device).to(dtype) for _ in range(2))
-        products[dtype] = 2 * side**3 * _best_rate(partial(torch.mm, left, right), device)
+        left, right = ((100 * torch.rand(side, side, device=device)).to(dtype) for _ in range(2))
+        multiply = torch.mm if dtype.is_floating_point else torch._int_mm
+        products[dtype] = 2 * side**3 * _best_rate(partial(multiply, left, right), device)
     source = torch.ones(copy_bytes // 4, device=device)
     target = torch.empty_like(source)
     copies = _best_rate(lambda: target.copy_(source), device)
