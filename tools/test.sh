@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Sets up .venv and runs the tests.
 #   tools/test.sh           everything
-#   tools/test.sh --fast    the fast core, which tells most faults in two minutes
+#   tools/test.sh --fast    without the slow ones; those that only compute, which tell most faults, come first (four minutes on two cores)
 #   tools/test.sh ARGS…     pytest with these arguments
 # Tests that only compute run several at a time, a file in one process; those that live in real time (marked `alone`)
 # follow one after the other.
